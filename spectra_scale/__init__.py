@@ -1,0 +1,1 @@
+"""From the files of a spectroscopic survey release to a map of its spectra."""

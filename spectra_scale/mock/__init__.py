@@ -1,0 +1,1 @@
+"""Spectra of known truth, written as survey files."""

@@ -1,0 +1,1 @@
+"""PyTorch, GIS and UMAP models; no cluster, no device names."""

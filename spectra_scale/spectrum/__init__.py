@@ -1,0 +1,1 @@
+"""The science: NumPy and Numba only, arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""The stages: one file and one public `run` each; they meet only on disk."""

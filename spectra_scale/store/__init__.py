@@ -1,0 +1,1 @@
+"""What is on disk: the schema as data, releases, samples and artifacts."""

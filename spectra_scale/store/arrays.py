@@ -1,0 +1,214 @@
+"""Row-aligned Zarr v3 arrays, written a whole shard at a time.
+
+Chunk-aligned but not shard-aligned writers lose data silently, so there is one rule: one task
+writes one whole shard, and `write_shard` asserts it. A shard that was never written reads as
+zeros, so the shards of a finished artifact are listed with their checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from spectra_scale.errors import DamagedArtifactError
+from spectra_scale.provenance import file_digest
+from spectra_scale.store.schema import SHARDS, ArraySpec
+from spectra_scale.store.tables import read_table, write_table
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows `start` to `stop` of row-aligned arrays: all that a worker is told.
+
+    Parameters
+    ----------
+    index
+        Number of the shard.
+    start, stop
+        First row, and the row after the last.
+    """
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> slice:
+        """The rows as a slice."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows are grouped on disk.
+
+    Parameters
+    ----------
+    shard_rows
+        Rows in one file, the unit of writing.
+    chunk_rows
+        Rows compressed together, the unit of reading.
+    """
+
+    shard_rows: int = 4096
+    chunk_rows: int = 1024
+
+
+def shards_of(n_rows: int, shard_rows: int) -> list[Shard]:
+    """Cut rows into shards.
+
+    Examples
+    --------
+    >>> [(s.start, s.stop) for s in shards_of(10, 4)]
+    [(0, 4), (4, 8), (8, 10)]
+    """
+    starts = range(0, n_rows, shard_rows)
+    return [Shard(i, start, min(start + shard_rows, n_rows)) for i, start in enumerate(starts)]
+
+
+def create_arrays(
+    path: Path,
+    specs: Sequence[ArraySpec],
+    shape: tuple[int, int],
+    layout: Layout,
+    attributes: dict[str, Any],
+) -> None:
+    """Create a Zarr group with one empty array for each spec, or keep an equal one.
+
+    Parameters
+    ----------
+    path
+        Directory of the group.
+    specs
+        Arrays to create.
+    shape
+        Rows and pixels.
+    layout
+        Shards and chunks, in rows. Every chunk spans all pixels.
+    attributes
+        Attributes of the group.
+    """
+    group = zarr.open_group(path, mode="a", use_consolidated=False)
+    group.attrs.update(attributes)
+    for spec in specs:
+        if spec.name in group:
+            continue
+        group.create_array(
+            spec.name,
+            shape=shape,
+            dtype=spec.dtype,
+            chunks=(layout.chunk_rows, shape[1]),
+            shards=(layout.shard_rows, shape[1]),
+            # lz4 with bit-shuffle: noisy float32 does not compress further. CRC32C after it, or a
+            # flipped byte of the payload would be read as data.
+            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+            fill_value=0,
+            dimension_names=spec.dims,
+            attributes={"units": spec.unit, "description": spec.doc},
+        )
+
+
+def add_coordinate(path: Path, name: str, values: NDArray[Any], unit: str) -> None:
+    """Add a one-dimensional coordinate array (for instance `wavelength`) to a group."""
+    group = zarr.open_group(path, mode="a", use_consolidated=False)
+    if name not in group:
+        array = group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=values.shape,
+            dimension_names=(name,), attributes={"units": unit},
+        )  # fmt: skip
+        array[:] = values
+
+
+def open_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
+    """Open one array of a group; consolidated metadata, which may be stale, is not used."""
+    group = zarr.open_group(path, mode=mode, use_consolidated=False)
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> None:
+    """Write one whole shard of one array.
+
+    Parameters
+    ----------
+    path, name
+        Group and array.
+    shard
+        Rows to write. It must begin on a shard boundary and reach the next one or the end.
+    values
+        Shape (rows of the shard, pixels).
+    """
+    array = open_array(path, name, "r+")
+    assert array.shards is not None
+    shard_rows = array.shards[0]
+    assert shard.start % shard_rows == 0, f"{name}: shard starts at {shard.start}"
+    assert shard.stop in (shard.start + shard_rows, array.shape[0]), f"{name}: ends {shard.stop}"
+    assert values.shape == (shard.n_rows, array.shape[1]), f"{name}: {values.shape}"
+    array[shard.rows] = values
+
+
+def _shard_file(path: Path, name: str, index: int) -> Path:
+    return path / name / "c" / str(index) / "0"
+
+
+def list_shards(path: Path, specs: Sequence[ArraySpec], shards: Sequence[Shard]) -> pa.Table:
+    """Rows and checksums of all shards; an all-zero shard has no file, 0 bytes and no checksum."""
+    rows = []
+    for spec in specs:
+        for shard in shards:
+            file = _shard_file(path, spec.name, shard.index)
+            there = file.is_file()
+            rows.append({
+                "array": spec.name, "shard": shard.index, "rows": shard.n_rows,
+                "bytes": file.stat().st_size if there else 0,
+                "checksum": file_digest(file) if there else "",
+            })  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=SHARDS.arrow())
+
+
+def publish_arrays(
+    path: Path, specs: Sequence[ArraySpec], shards: Sequence[Shard], list_path: Path
+) -> None:
+    """Write the shard list and consolidate the metadata, for readers that use it."""
+    write_table(list_path, list_shards(path, specs, shards))
+    zarr.consolidate_metadata(path)
+
+
+def check_shards(path: Path, list_path: Path) -> int:
+    """Compare all shard files with their list.
+
+    Returns
+    -------
+    int
+        Number of shards checked.
+
+    Raises
+    ------
+    DamagedArtifactError
+        Naming the first file that is missing or differs.
+    """
+    listed = read_table(list_path).to_pylist()
+    for row in listed:
+        file = _shard_file(path, row["array"], row["shard"])
+        found = file_digest(file) if file.is_file() else ""
+        if found != row["checksum"]:
+            what = "no file" if not found else f"checksum {found}"
+            msg = (
+                f"{file}: found {what}, expected checksum {row['checksum']}. The artifact is "
+                "damaged: delete it with `spectra-scale clean --stage` and run the job again."
+            )
+            raise DamagedArtifactError(msg)
+    return len(listed)

@@ -1,0 +1,204 @@
+"""A stage's output: a directory that is finished when its manifest is there.
+
+`begin` decides whether a stage skips, resumes or refuses; `finish` writes the manifest, last.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spectra_scale.errors import DamagedArtifactError, StaleArtifactError, UsageError
+from spectra_scale.provenance import fingerprint, read_json, versions, write_json
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One finished output on disk.
+
+    Parameters
+    ----------
+    path
+        Its directory.
+    manifest
+        What `manifest.json` says: kind, fingerprint, parents, settings, counts, metrics.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """What this was made from."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Numbers of rows, by what became of them."""
+        return dict(self.manifest["counts"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scientific figures of the stage."""
+        return dict(self.manifest["metrics"])
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What an artifact is made from: everything its fingerprint depends on.
+
+    Parameters
+    ----------
+    kind
+        Stage name.
+    version
+        Integer version of the stage.
+    settings
+        Settings that differ from their defaults, as JSON values.
+    parents
+        Fingerprints of the inputs, by name.
+    """
+
+    kind: str
+    version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the artifact this recipe makes."""
+        return fingerprint(self.kind, self.version, self.settings, self.parents)
+
+    def differences(self, recorded: Mapping[str, Any]) -> str:
+        """Name what differs from a recorded recipe, in words."""
+        found = [
+            f"{part} {key} ({recorded.get(part, {}).get(key, 'default')} -> {now})"
+            for part, mine in (("setting", self.settings), ("input", self.parents))
+            for key, now in _changed(mine, recorded.get(f"{part}s", {}))
+        ]
+        if recorded.get("stage_version") != self.version:
+            found.append(f"version ({recorded.get('stage_version')} -> {self.version})")
+        return ", ".join(found)
+
+
+def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    keys = sorted({*mine, *theirs})
+    return [(key, mine.get(key, "default")) for key in keys if mine.get(key) != theirs.get(key)]
+
+
+def begin(path: Path, recipe: Recipe) -> Artifact | None:
+    """Say what to do with an output directory.
+
+    Returns
+    -------
+    Artifact or None
+        The finished artifact, if `path` already holds what `recipe` makes (skip). None if it is
+        to be made: from nothing, or resumed where an earlier run of the same recipe stopped.
+
+    Raises
+    ------
+    StaleArtifactError
+        If it holds something made from other inputs or settings.
+    UsageError
+        If it holds files that no stage of ours has written.
+    """
+    for name in (MANIFEST, STARTED):
+        if (path / name).is_file():
+            recorded = read_json(path / name)
+            if recorded["fingerprint"] != recipe.fingerprint:
+                raise StaleArtifactError(
+                    path, recorded["fingerprint"], recipe.fingerprint, recipe.differences(recorded)
+                )
+            return Artifact(path, recorded) if name == MANIFEST else None
+    if path.is_dir() and any(path.iterdir()):
+        msg = (
+            f"{path} holds files, but no {MANIFEST}: found something this program did not write, "
+            "expected an empty or absent directory. Give another place, or move the files away."
+        )
+        raise UsageError(msg)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / STARTED, _recorded(recipe))
+    return None
+
+
+def _recorded(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "kind": recipe.kind,
+        "schema_version": SCHEMA_VERSION,
+        "stage_version": recipe.version,
+        "fingerprint": recipe.fingerprint,
+        "inputs": dict(recipe.parents),
+        "settings": dict(recipe.settings),
+    }
+
+
+def finish(
+    path: Path,
+    recipe: Recipe,
+    *,
+    counts: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Publish an artifact: write its manifest, the last file of all.
+
+    Parameters
+    ----------
+    path, recipe
+        As given to `begin`.
+    counts
+        Rows in and out, by what became of them.
+    metrics
+        Scientific figures.
+    where
+        Where and how long it ran: recorded, not part of the fingerprint.
+    """
+    manifest = _recorded(recipe) | {
+        "counts": dict(counts),
+        "metrics": dict(metrics or {}),
+        "versions": versions(),
+        "where": dict(where or {}),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_json(path / MANIFEST, manifest)
+    (path / STARTED).unlink(missing_ok=True)
+    return Artifact(path, manifest)
+
+
+def open_artifact(path: Path, kind: str | None = None) -> Artifact:
+    """Open a finished artifact.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If there is none, it is unfinished, of another kind, or of a newer schema.
+    """
+    if not (path / MANIFEST).is_file():
+        state = "an unfinished artifact" if (path / STARTED).is_file() else "no artifact"
+        msg = f"{path}: found {state}, expected {MANIFEST}. Run the job that makes it to its end."
+        raise DamagedArtifactError(msg)
+    manifest = read_json(path / MANIFEST)
+    if kind is not None and manifest["kind"] != kind:
+        msg = f"{path}: found an artifact of kind {manifest['kind']}, expected {kind}."
+        raise DamagedArtifactError(msg)
+    if manifest["schema_version"] > SCHEMA_VERSION:
+        msg = (
+            f"{path}: found schema version {manifest['schema_version']}, this program reads up to "
+            f"{SCHEMA_VERSION}. Update spectra-scale."
+        )
+        raise DamagedArtifactError(msg)
+    return Artifact(path, manifest)
+
+
+def remove(path: Path) -> None:
+    """Delete an artifact, its manifest first, so that a killed deletion looks unfinished."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Readers of survey files: release files in, observed spectra and catalogue rows out."""
