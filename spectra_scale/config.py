@@ -91,9 +91,6 @@ class PrepareSection(Settings):
     )
     min_snr: float = Field(50.0, description="S/N must be above this")
     max_masked_fraction: Fraction = Field(0.4, description="masked share must be below this")
-    training_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.75, description="share of sky cells whose objects train the models"
-    )
 
     @model_validator(mode="after")
     def _ordered(self) -> PrepareSection:
@@ -240,6 +237,9 @@ class ComputeSection(Settings):
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
         0, description="GPUs of each training worker (Ray)"
+    )
+    memory_gib: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="spectra that a training worker may hold; a larger sample is streamed"
     )
     shard_rows: Positive = Field(4096, description="spectra in one shard: one task, one file")
     chunk_rows: Positive = Field(1024, description="spectra in one compressed chunk")

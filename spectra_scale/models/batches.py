@@ -9,7 +9,7 @@ in all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -179,7 +179,7 @@ class VirtualStreams:
         return np.concatenate(parts)
 
 
-def prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
+def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T]:
     """Items of `source`, prepared up to `depth` ahead in one background thread.
 
     Parameters

@@ -1,9 +1,11 @@
 """Directions along which a sample is least Gaussian.
 
 Step 1 of the flow: maximise, over K orthonormal directions, the mean squared distance between the
-sorted projections and the quantiles of a standard normal (max K-sliced 2-Wasserstein distance; Dai &
-Seljak 2021, section 3.1), by gradient ascent along Cayley curves of the Stiefel manifold (Wen & Yin
-2013) with Armijo back-tracking.
+sorted projections and the quantiles of a standard normal (max K-sliced 2-Wasserstein distance; Dai
+& Seljak 2021, section 3.1), by gradient ascent along Cayley curves of the Stiefel manifold (Wen &
+Yin 2013) with Armijo back-tracking. Nearly all its time is sorting: an own radix sort ranks the
+projections in one pass for objective and gradient, at the same speed on every processor
+(`numpy.sort` varies tenfold with its vector instructions).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
@@ -59,9 +62,7 @@ def random_frame(dims: int, n_slices: int, rng: np.random.Generator) -> Floats:
     numpy.ndarray
         Shape (n_slices, dims).
     """
-    q, r = np.linalg.qr(rng.standard_normal((dims, n_slices)))
-    # Without the signs of R's diagonal the QR of a Gaussian matrix is not uniform.
-    return np.ascontiguousarray((q * np.sign(np.diag(r))).T)
+    return _orthonormal_rows(rng.standard_normal((dims, n_slices)).T)
 
 
 def normal_quantiles(n: int) -> Floats:
@@ -86,7 +87,7 @@ def sliced_distance(x: Floats, frame: Floats, quantiles: Floats) -> Floats:
     numpy.ndarray
         Shape (K,).
     """
-    projected = np.sort(frame @ x.T, axis=1)
+    projected = np.sort(project(frame, np.ascontiguousarray(x.T)), axis=1)
     return np.asarray(np.mean((projected - quantiles) ** 2, axis=1))
 
 
@@ -112,53 +113,149 @@ def search_directions(
         Directions as rows, least Gaussian first, shape (K, D).
     """
     quantiles = normal_quantiles(len(x))
-    frame = random_frame(x.shape[1], n_slices, rng)
-    if n_slices == 1 == x.shape[1]:
-        return frame
     rows = np.ascontiguousarray(x.T)
-    score = _objective(rows, frame, quantiles)
-    step, past = _FIRST_STEP, [score]
-    for _ in range(settings.max_steps):
-        gradient = _gradient(x, rows, frame, quantiles)
-        found, step = _line_search(rows, (frame, gradient, score), quantiles, 2.0 * step)
+    here = _Point.at(random_frame(x.shape[1], n_slices, rng), rows, quantiles)
+    step, scores = _FIRST_STEP, [here.score]
+    # In one dimension there is one direction, up to a sign that the spline does not care about.
+    for _ in range(settings.max_steps if x.shape[1] > 1 else 0):
+        slopes = _products(here.residuals, x)
+        found, step = _line_search(rows, here, quantiles, (slopes, 2.0 * step))
         if found is None:
             break
-        moved = float(np.abs(found[0] - frame).max())
-        frame, score = found
-        step *= 1.5
-        past.append(score)
-        before = past[max(len(past) - 1 - settings.window, 0)]
-        settled = len(past) > settings.window and (
-            score - before <= settings.window * settings.tolerance * score
-        )
-        if moved < _LEAST_MOVE or settled:
+        moved = float(np.abs(found.frame - here.frame).max())
+        here, step = found, 1.5 * step
+        scores.append(here.score)
+        if moved < _LEAST_MOVE or _settled(scores, settings):
             break
-    order = np.argsort(-sliced_distance(x, frame, quantiles), kind="stable")
-    q, r = np.linalg.qr(frame[order].T)
+    order = np.argsort(-np.mean(here.residuals**2, axis=1), kind="stable")
+    return _orthonormal_rows(here.frame[order])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Point:
+    """A frame, how far each projected row is from its normal quantile, and the mean square."""
+
+    frame: Floats
+    residuals: Floats
+    score: float
+
+    @classmethod
+    def at(cls, frame: Floats, rows: Floats, quantiles: Floats) -> _Point:
+        residuals = project(frame, rows)
+        return cls(frame, residuals, subtract_ranked(residuals, quantiles) / residuals.size)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
+def subtract_ranked(projected: Floats, quantiles: Floats) -> float:
+    """Subtract from each value the quantile of its rank within its row, in place.
+
+    Values are ranked by a radix sort of their float32 form, ties by position: two values closer
+    than 1e-7 of their size may change places, which changes a sum of squares by less than 1e-13.
+
+    Parameters
+    ----------
+    projected
+        Shape (K, n), finite.
+    quantiles
+        Increasing, shape (n,).
+
+    Returns
+    -------
+    float
+        Sum of the squares of what is left.
+    """
+    n = projected.shape[1]
+    squares = 0.0
+    single = np.empty(n, dtype=np.float32)
+    bits = single.view(np.uint32)
+    items, other = np.empty(n, dtype=np.uint64), np.empty(n, dtype=np.uint64)
+    counts = np.empty((3, 2048), dtype=np.int64)
+    low32 = np.uint64(0xFFFFFFFF)
+    for k in range(projected.shape[0]):
+        counts[:] = 0
+        for i in range(n):
+            single[i] = projected[k, i]
+            # Flipped this way the bits of floats sort as unsigned integers.
+            key = np.uint64(bits[i])
+            key = key ^ low32 if key >> np.uint64(31) else key ^ np.uint64(0x80000000)
+            items[i] = (key << np.uint64(32)) | np.uint64(i)
+            counts[0, key & np.uint64(2047)] += 1
+            counts[1, (key >> np.uint64(11)) & np.uint64(2047)] += 1
+            counts[2, key >> np.uint64(22)] += 1
+        for digit in range(3):
+            total = 0
+            for bucket in range(2048):
+                size = counts[digit, bucket]
+                counts[digit, bucket] = total
+                total += size
+            shift = np.uint64(32 + 11 * digit)
+            for i in range(n):
+                bucket_of = (items[i] >> shift) & np.uint64(2047)
+                other[counts[digit, bucket_of]] = items[i]
+                counts[digit, bucket_of] += 1
+            items, other = other, items
+        for rank in range(n):
+            row = items[rank] & low32
+            projected[k, row] -= quantiles[rank]
+            squares += projected[k, row] ** 2
+    return squares
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
+def project(frame: Floats, rows: Floats) -> Floats:
+    """``frame @ rows``, for matrices so flat that BLAS would lose more in waking its threads.
+
+    Parameters
+    ----------
+    frame
+        Shape (K, D).
+    rows
+        Data with one dimension a row, shape (D, n).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (K, n), the same on any number of threads.
+    """
+    out = np.zeros((frame.shape[0], rows.shape[1]))
+    for k in range(frame.shape[0]):
+        for d in range(frame.shape[1]):
+            factor = frame[k, d]
+            for i in range(rows.shape[1]):
+                out[k, i] += factor * rows[d, i]
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
+def _products(residuals: Floats, x: Floats) -> Floats:
+    """``residuals @ x`` for shapes (K, n) and (n, D); see `project`."""
+    out = np.zeros((residuals.shape[0], x.shape[1]))
+    for i in range(x.shape[0]):
+        for k in range(residuals.shape[0]):
+            factor = residuals[k, i]
+            for d in range(x.shape[1]):
+                out[k, d] += factor * x[i, d]
+    return out
+
+
+def _settled(scores: list[float], settings: AscentSettings) -> bool:
+    if len(scores) <= settings.window:
+        return False
+    gain = scores[-1] - scores[-1 - settings.window]
+    return gain <= settings.window * settings.tolerance * scores[-1]
+
+
+def _orthonormal_rows(frame: Floats) -> Floats:
+    q, r = np.linalg.qr(frame.T)
+    # Without the signs of R's diagonal the QR of a Gaussian matrix is not uniform.
     return np.ascontiguousarray((q * np.sign(np.diag(r))).T)
-
-
-def _objective(rows: Floats, frame: Floats, quantiles: Floats) -> float:
-    projected = frame @ rows
-    projected.sort(axis=1)
-    projected -= quantiles
-    return float(np.vdot(projected, projected)) / projected.size
-
-
-def _gradient(x: Floats, rows: Floats, frame: Floats, quantiles: Floats) -> Floats:
-    """Gradient of minus the objective, shape (K, D); the order of the projections is held fixed."""
-    projected = frame @ rows
-    order = np.argsort(projected, axis=1)
-    for k in range(len(frame)):
-        projected[k, order[k]] -= quantiles
-    return np.asarray((-2.0 / projected.size) * (projected @ x))
 
 
 def _cayley(frame: Floats, skew: Floats, step: float) -> Floats:
     """Point of the Cayley curve: frame (I - step/2 skew) (I + step/2 skew)^-1, again orthonormal.
 
-    I + step/2 skew is invertible for any skew matrix. D is some tens at most here, so the full solve
-    costs nothing beside the sorts and the low-rank form for 2K < D is not worth its lines.
+    I + step/2 skew is invertible for any skew matrix. D is some tens at most here, so the full
+    solve costs nothing beside the sorts and the low-rank form for 2K < D is not worth its lines.
     """
     half = 0.5 * step * skew
     eye = np.eye(len(skew))
@@ -167,16 +264,17 @@ def _cayley(frame: Floats, skew: Floats, step: float) -> Floats:
 
 
 def _line_search(
-    rows: Floats, here: tuple[Floats, Floats, float], quantiles: Floats, step: float
-) -> tuple[tuple[Floats, float] | None, float]:
+    rows: Floats, here: _Point, quantiles: Floats, way: tuple[Floats, float]
+) -> tuple[_Point | None, float]:
     """Halve the step until the objective rises by half of what the slope promises (Armijo)."""
-    frame, gradient, score = here
-    skew = frame.T @ gradient - gradient.T @ frame
-    rise = float(np.sum(gradient * (frame @ skew)))
+    # The gradient holds the order of the projections fixed, as in the authors' code.
+    gradient = (-2.0 / here.residuals.size) * way[0]
+    skew = here.frame.T @ gradient - gradient.T @ here.frame
+    rise = float(np.sum(gradient * (here.frame @ skew)))
+    step = way[1]
     for _ in range(_MAX_HALVINGS):
         step *= 0.5
-        trial = _cayley(frame, skew, step)
-        value = _objective(rows, trial, quantiles)
-        if value >= score + _ARMIJO * rise * step:
-            return (trial, value), step
+        trial = _Point.at(_cayley(here.frame, skew, step), rows, quantiles)
+        if trial.score >= here.score + _ARMIJO * rise * step:
+            return trial, step
     return None, step

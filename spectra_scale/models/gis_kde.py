@@ -35,8 +35,8 @@ def scott_width(u: Floats) -> float:
 def binned_cdf(u: Floats, width: float, points: Floats) -> Floats:
     """CDF of the Gaussian kernel density of `u`, mean_i Phi((t - u_i) / width).
 
-    Values farther than the kernel's reach from all `points` count as 0 or 1 without being binned, so
-    an outlier cannot coarsen the cells.
+    Values farther than the kernel's reach from all `points` count as 0 or 1 without being binned,
+    so an outlier cannot coarsen the cells.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ def binned_cdf(u: Floats, width: float, points: Floats) -> Floats:
     histogram = np.bincount(cell, weights=1.0 - share, minlength=cells)
     histogram += np.bincount(cell + 1, weights=share, minlength=cells)
     lags = np.arange(cells) * (step / width)
-    # Lags 0 .. cells-1, one unused lag, then the negative ones: a circular convolution of twice the
-    # length never wraps around.
+    # Lags 0 .. cells-1, one unused lag, then the negative ones: a circular convolution of twice
+    # the length never wraps around.
     kernel = np.concatenate([ndtr(lags), [0.0], ndtr(-lags[:0:-1])])
     smooth = irfft(rfft(histogram, 2 * cells) * rfft(kernel), 2 * cells)[:cells]
     grid = start + step * np.arange(cells)
     cdf = (smooth + np.count_nonzero(place < 0)) / len(u)
-    return np.clip(np.interp(points, grid, cdf), 0.0, 1.0)
+    return np.asarray(np.clip(np.interp(points, grid, cdf), 0.0, 1.0))
 
 
 def knot_count(n: int) -> int:
@@ -140,8 +140,10 @@ def fit_slice(
     slopes = np.ones_like(knots)
     slopes[1:-1] = parabola_slopes(knots, values)
     for end in (0, -1):
-        outside = slice(0, np.searchsorted(u, knots[0])) if end == 0 else slice(
-            int(np.searchsorted(u, knots[-1], side="right")), None
+        outside = (
+            slice(0, np.searchsorted(u, knots[0]))
+            if end == 0
+            else slice(int(np.searchsorted(u, knots[-1], side="right")), None)
         )
         far = (u[outside], scores[outside])
         slopes[end] = _tail_slope(u, width, far, (knots[end], values[end]), tail)
@@ -149,8 +151,8 @@ def fit_slice(
 
 
 def _values(u: Floats, width: float, knots: Floats) -> Floats:
-    # The kernel broadens a unit Gaussian to variance 1 + width^2: scaling by its root makes the map
-    # of an already Gaussian slice the identity.
+    # The kernel broadens a unit Gaussian to variance 1 + width^2: scaling by its root makes the
+    # map of an already Gaussian slice the identity.
     return np.asarray(np.sqrt(1.0 + width**2) * ndtri(binned_cdf(u, width, knots)))
 
 
@@ -188,7 +190,7 @@ def _repaired(
 def _tail_slope(
     u: Floats, width: float, far: tuple[Floats, Floats], end: tuple[float, float], tail: Tail
 ) -> float:
-    """Slope of the straight tail through the end knot, by least squares; 1 without data outside."""
+    """Slope of the straight tail through the end knot by least squares; 1 without data there."""
     points, scores = far
     if len(points) == 0:
         return 1.0

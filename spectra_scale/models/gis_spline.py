@@ -1,12 +1,13 @@
 """Monotone rational-quadratic splines and the layer of the flow that is made of them.
 
-A layer has K orthonormal directions a_k in R^D and one monotone map psi_k for each:
-``x' = x + sum_k a_k (psi_k(a_k . x) - a_k . x)`` with log-determinant ``sum_k log psi_k'(a_k . x)``
-(Dai & Seljak 2021, arXiv 2007.00674, section 3). psi_k is the rational-quadratic spline of Gregory &
+A layer has K orthonormal directions a_k in R^D and one monotone map psi_k for each: ``x' = x +
+sum_k a_k (psi_k(a_k . x) - a_k . x)`` with log-determinant ``sum_k log psi_k'(a_k . x)`` (Dai &
+Seljak 2021, arXiv 2007.00674, section 3). psi_k is the rational-quadratic spline of Gregory &
 Delbourgo (1982) between its knots and a straight line outside them.
 
-The kernels walk row by row with plain sums instead of a matrix product, so what a row gives does not
-depend on the rows beside it: BLAS picks other kernels, hence other roundings, for other batch sizes.
+The kernels walk row by row with plain sums instead of a matrix product, so what a row gives does
+not depend on the rows beside it: BLAS picks other kernels, hence other roundings, for other batch
+sizes.
 """
 
 from __future__ import annotations
@@ -245,8 +246,8 @@ def pad_table(table: Floats, n_knots: int) -> Floats:
     Returns
     -------
     numpy.ndarray
-        Shape (3, n_knots). The new knots lie on the straight line to the right, where a spline whose
-        secant equals both its end slopes is that line.
+        Shape (3, n_knots). The new knots lie on the straight line to the right, where a spline
+        whose secant equals both its end slopes is that line.
     """
     steps = np.arange(1.0, n_knots - table.shape[1] + 1.0)
     slope = table[_SLOPE, -1]

@@ -51,7 +51,7 @@ def masked_median(flux: Floats, ivar: Floats) -> Floats:
         count = valid.sum(axis=1)
         at = np.arange(len(ordered))
         low = ordered[at, np.maximum(count - 1, 0) // 2].astype(np.float64)
-        high = ordered[at, np.minimum(count // 2, ordered.shape[1] - 1)]
+        high = ordered[at, count // 2]
         median[rows] = np.where(count > 0, 0.5 * (low + high), np.nan)
     return median
 

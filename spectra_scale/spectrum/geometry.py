@@ -162,7 +162,10 @@ def _segments_meet(a: Floats, b: Floats, c: Floats, d: Floats) -> bool:
     high = np.minimum(np.maximum(a, b), np.maximum(c, d))
     if (low > high).any():
         return False
-    return _cross(a, b, c) * _cross(a, b, d) <= 0.0 and _cross(c, d, a) * _cross(c, d, b) <= 0.0
+    # Signs, not products of cross products: those underflow on a small map.
+    across_cd = np.sign(_cross(a, b, c)) * np.sign(_cross(a, b, d)) <= 0.0
+    across_ab = np.sign(_cross(c, d, a)) * np.sign(_cross(c, d, b)) <= 0.0
+    return bool(across_cd and across_ab)
 
 
 def points_in_polygon(x: npt.ArrayLike, y: npt.ArrayLike, vertices: npt.ArrayLike) -> Bools:
@@ -209,6 +212,8 @@ def _inside(x: Floats, y: Floats, corners: Floats) -> Bools:
     inside = np.zeros(x.size, dtype=np.bool_)
     for i in range(x.size):
         px, py = x[i], y[i]
+        if not (np.isfinite(px) and np.isfinite(py)):
+            continue
         odd = False
         for j in range(m):
             x1, y1 = corners[j, 0], corners[j, 1]

@@ -1,4 +1,5 @@
-"""Loops over pixels, compiled by Numba: resampling, quality, stacking.
+# ruff: noqa: PLR0917 - a kernel takes the arrays of one block, one by one
+"""The compiled loops over pixels: exact resampling to the rest frame, and where the others are.
 
 Every kernel reads native float32 spectra, decides which pixels are valid, adds in float64 and
 releases the GIL. None starts threads: whoever calls them decides how many blocks run at once.
@@ -9,66 +10,66 @@ A pixel is valid where no rejected mask bit is set and flux and ivar are finite 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from spectra_scale.spectrum.compiled import LARGEST, ONE, ZERO, compiled, readonly
+from spectra_scale.spectrum.reference import rest_frame_reference
+from spectra_scale.spectrum.stack_kernels import add_to_stacks, masked_median, shift_spectra
 
 __all__ = [
     "add_to_stacks",
     "masked_median",
     "rest_frame_conserve",
     "rest_frame_reference",
-    "signal_to_noise",
+    "shift_spectra",
 ]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Bits = npt.NDArray[np.uint32]
+Indices = npt.NDArray[np.int64]
 
-# Reordering and fused multiply-adds are allowed, so that sums vectorise. NaN and infinity are not
-# assumed away ("nnan", "ninf" are absent): the tests for valid pixels rely on them.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+# (is log, pixels per unit of u, u of the first edge, four coefficients of the curve)
+_Law = tuple[bool, float, float, float, float, float, float]
 
 # A fully covered pixel whose overlaps sum to 1 - 1e-15 still counts as fully covered.
 _COVERAGE_SLACK = 1.0 - 1e-9
 
-# Pixels of the stack grid worked on at a time: all sums of one region then stay in the L1 cache.
-_TILE = 500
 
-
-def _shared(array: npt.ArrayLike, dtype: type) -> Any:  # noqa: ANN401
-    # Read-only and contiguous always, so that Numba compiles one version of a kernel, not one for
-    # arrays from memory and another for those from Zarr or a Ray object store.
-    held = np.ascontiguousarray(array, dtype=dtype).view()
-    held.flags.writeable = False
-    return held
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _weigh_pixels(flux, ivar, bits, width, reject, out_w, out_wf, out_wv):
+@compiled
+def _weigh_pixels(
+    flux: Floats,
+    ivar: Floats,
+    bits: Bits,
+    width: Doubles,
+    reject: np.uint32,
+    out_w: Doubles,
+    out_wf: Doubles,
+    out_wv: Doubles,
+) -> None:
     """Per native pixel: width, width·flux, width²/ivar; 0 where invalid.
 
-    Three loops, because LLVM does not vectorise one loop over seven arrays: it would have to
-    check too many pairs of them for overlap.
+    Two loops, because LLVM does not vectorise one over seven arrays: it would have to check too
+    many pairs of them for overlap.
     """
     n = flux.shape[0]
-    largest = np.float32(3.4028235e38)
-    zero = np.float32(0.0)
     for i in range(n):
         clear = (bits[i] & reject) == 0
-        known = (ivar[i] > zero) & (ivar[i] <= largest) & (abs(flux[i]) <= largest)
+        known = (ivar[i] > ZERO) & (ivar[i] <= LARGEST) & (abs(flux[i]) <= LARGEST)
         out_w[i] = width[i] if clear & known else 0.0
     for i in range(n):
-        f = flux[i]
-        out_wf[i] = out_w[i] * np.float64(f if out_w[i] > 0.0 else zero)
-    for i in range(n):
-        v = ivar[i]
-        out_wv[i] = out_w[i] * out_w[i] / np.float64(v if out_w[i] > 0.0 else np.float32(1.0))
+        w = out_w[i]
+        good = w > 0.0
+        out_wf[i] = w * np.float64(flux[i] if good else ZERO)
+        out_wv[i] = w * w / np.float64(ivar[i] if good else ONE)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _place_edges(u, law, stretch, n_native, out_pixel, out_fraction):
+@compiled
+def _place_edges(
+    u: Doubles, law: _Law, stretch: float, n_native: int, out_pixel: Indices, out_fraction: Doubles
+) -> None:
     """Find each stretched grid edge on a native grid that follows a law; vectorises.
 
     Position in native pixels is exact arithmetic on log λ (or λ); `curve` turns the fraction of a
@@ -89,8 +90,10 @@ def _place_edges(u, law, stretch, n_native, out_pixel, out_fraction):
         out_fraction[j] = x * (c1 + x * (c2 + x * (c3 + x * c4)))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _walk_edges(edges, native, stretch, out_pixel, out_fraction):
+@compiled
+def _walk_edges(
+    edges: Doubles, native: Doubles, stretch: float, out_pixel: Indices, out_fraction: Doubles
+) -> None:
     """Find each stretched grid edge on any rising native grid."""
     n_native = native.shape[0] - 1
     pixel = 0
@@ -104,8 +107,18 @@ def _walk_edges(edges, native, stretch, out_pixel, out_fraction):
             out_fraction[j] = (edge - native[pixel]) / (native[pixel + 1] - native[pixel])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _overlap_sums(pixel, fraction, w, wf, wv, total, value, spread, cross):
+@compiled
+def _overlap_sums(
+    pixel: Indices,
+    fraction: Doubles,
+    w: Doubles,
+    wf: Doubles,
+    wv: Doubles,
+    total: Doubles,
+    value: Doubles,
+    spread: Doubles,
+    cross: Doubles,
+) -> bool:
     """Add up the native pixels under each grid pixel.
 
     `cross[j]` is the shared term of grid pixels j-1 and j, the product of their overlaps with
@@ -140,14 +153,21 @@ def _overlap_sums(pixel, fraction, w, wf, wv, total, value, spread, cross):
     return nested
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _finish(total, value, spread, need, stretch, out_flux, out_ivar, per_total):
+@compiled
+def _finish(
+    total: Doubles,
+    value: Doubles,
+    spread: Doubles,
+    need: Doubles,
+    stretch: float,
+    out_flux: Floats,
+    out_ivar: Floats,
+    per_total: Doubles,
+) -> float:
     """Turn sums into flux and ivar; `per_total` is 1/Σw, 0 where missing. Vectorises.
 
     Returns the sum of the variances.
     """
-    largest = np.float32(3.4028235e38)
-    zero = np.float32(0.0)
     added = 0.0
     inverse = 1.0 / (stretch * stretch)
     for j in range(total.shape[0]):
@@ -158,16 +178,16 @@ def _finish(total, value, spread, need, stretch, out_flux, out_ivar, per_total):
         f = np.float32(value[j] * one * stretch)
         v = np.float32(inverse / (variance if enough else 1.0))
         # Beyond the range of float32 a pixel is missing too: ivar 0 and flux 0 go together.
-        kept = enough & (v > zero) & (v <= largest) & (abs(f) <= largest)
-        out_flux[j] = f if kept else zero
-        out_ivar[j] = v if kept else zero
+        kept = enough & (v > ZERO) & (v <= LARGEST) & (abs(f) <= LARGEST)
+        out_flux[j] = f if kept else ZERO
+        out_ivar[j] = v if kept else ZERO
         per_total[j] = one if kept else 0.0
         added += variance if kept else 0.0
     return added
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _neighbour_sum(cross, per_total):
+@compiled
+def _neighbour_sum(cross: Doubles, per_total: Doubles) -> float:
     """Sum the covariances of neighbours; grid pixels share native pixels with no others."""
     added = 0.0
     for j in range(1, per_total.shape[0]):
@@ -175,8 +195,8 @@ def _neighbour_sum(cross, per_total):
     return added
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _nested_sum(pixel, fraction, wv, per_total):
+@compiled
+def _nested_sum(pixel: Indices, fraction: Doubles, wv: Doubles, per_total: Doubles) -> float:
     """Sum the covariances of all pairs i < j of grid pixels, however many share a native pixel."""
     added = 0.0
     carried = 0.0  # Σ overlap/Σw of earlier grid pixels with the native pixel left of this one
@@ -192,8 +212,20 @@ def _nested_sum(pixel, fraction, wv, per_total):
     return added
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)  # type: ignore[untyped-decorator, unused-ignore]
-def _conserve(flux, ivar, bits, native, edges, u, law, redshift, reject, need, outputs):
+@compiled
+def _conserve(
+    flux: Floats,
+    ivar: Floats,
+    bits: Bits,
+    native: Doubles,
+    edges: Doubles,
+    u: Doubles,
+    law: _Law,
+    redshift: Doubles,
+    reject: np.uint32,
+    need: Doubles,
+    outputs: tuple[Floats, Floats, Doubles],
+) -> None:
     out_flux, out_ivar, out_variance = outputs
     n_native = flux.shape[1]
     n_grid = out_flux.shape[1]
@@ -236,10 +268,6 @@ def _conserve(flux, ivar, bits, native, edges, u, law, redshift, reject, need, o
         out_variance[s] = (variances + 2.0 * covariances) * stretch * stretch
 
 
-# (is log, pixels per unit of u, u of the first edge, four coefficients of the curve)
-_Law = tuple[bool, float, float, float, float, float, float]
-
-
 def _law_of(native: Doubles, edges: Doubles) -> tuple[_Law, Doubles]:
     """Recognise a log-uniform or linear native grid, and give the grid edges in its unit.
 
@@ -259,8 +287,9 @@ def _law_of(native: Doubles, edges: Doubles) -> tuple[_Law, Doubles]:
                 if is_log
                 else [1.0, 0.0, 0.0, 0.0]
             )
-            law = (is_log, 1.0 / step, float(u[0]), *curve)
-            return law, _shared(transform(edges), np.float64)
+            c1, c2, c3, c4 = curve
+            law = (is_log, 1.0 / step, float(u[0]), c1, c2, c3, c4)
+            return law, readonly(transform(edges), np.float64)
     return (False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), edges
 
 
@@ -310,23 +339,23 @@ def rest_frame_conserve(
         Variance of the sum of a spectrum's valid pixels, float64, shape (spectrum,): all
         variances and, for grid pixels that share a native pixel, covariances (science.md §2.5).
     """
-    flux = _shared(flux, np.float32)
-    native = _shared(native_edges, np.float64)
-    edges = _shared(grid_edges, np.float64)
+    flux = readonly(flux, np.float32)
+    native = readonly(native_edges, np.float64)
+    edges = readonly(grid_edges, np.float64)
     law, u = _law_of(native, edges)
     shape = (flux.shape[0], len(edges) - 1)
     outputs = (np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape[0]))
     _conserve(
         flux,
-        _shared(ivar, np.float32),
-        _shared(mask_bits, np.uint32),
+        readonly(ivar, np.float32),
+        readonly(mask_bits, np.uint32),
         native,
         edges,
         u,
         law,
-        _shared(redshift, np.float64),
+        readonly(redshift, np.float64),
         np.uint32(reject_bits),
-        _shared(np.diff(edges) * (min_coverage * _COVERAGE_SLACK), np.float64),
+        readonly(np.diff(edges) * (min_coverage * _COVERAGE_SLACK), np.float64),
         outputs,
     )
     return outputs

@@ -74,7 +74,7 @@ def vacuum_to_air(wave: npt.ArrayLike) -> Floats:
     Examples
     --------
     >>> print(f"{vacuum_to_air(6564.61):.2f}")
-    6562.80
+    6562.79
     """
     wave_vacuum = np.asarray(wave, dtype=np.float64)
     return np.asarray(wave_vacuum / _refraction(wave_vacuum), dtype=np.float64)
@@ -95,7 +95,7 @@ def air_to_vacuum(wave: npt.ArrayLike) -> Floats:
 
     Examples
     --------
-    >>> print(f"{air_to_vacuum(6562.80):.2f}")
+    >>> print(f"{air_to_vacuum(6562.79):.2f}")
     6564.61
     """
     wave_air = np.asarray(wave, dtype=np.float64)

@@ -6,18 +6,22 @@ Columns of fixed width without scaling only, but for unsigned integers. Whatever
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 
-from spectra_scale.surveys.fits_bytes import Array, Hdu, UnsureError, text_of
+from spectra_scale.surveys.fits_bytes import CARD, Array, Hdu, UnsureError, text_of
 
-_CARDS = np.dtype([("word", "S5"), ("number", "S3"), ("is", "S2"), ("value", "S70")])
-_NUMBERS = np.array([f"{number:<3d}" for number in range(1, 1000)], "S3")
-_QUOTED = re.compile(r"^\s*'([^'\n]*?)\s*'", re.MULTILINE)
+_VALUE = 30  # of the 70 characters of a card's value
+_NUMBERS = range(1, 1000)
+_KEYS = {
+    word: np.array([f"{word}{number:<3d}" for number in _NUMBERS], "S8")
+    for word in ("TTYPE", "TFORM")
+}
 # TFORM letter -> numpy format and bytes of one element.
 _FORMS = {
     "L": ("S1", 1), "B": ("u1", 1), "I": (">i2", 2), "J": (">i4", 4), "K": (">i8", 8),
@@ -51,21 +55,23 @@ class RawTable:
     ----------
     hdu
         The HDU; its data are complete.
-    n_rows, row_bytes
-        Shape of the table in bytes.
+    n_rows
+        Number of rows.
+    offsets
+        First byte of each column in a row, and the bytes of a row.
     names
         Lower-case name of a column to its number, from 0.
-    layout
-        Offset in the row, elements and TFORM letter by number.
+    forms
+        Elements, TFORM letter and bytes of each column.
     scaled
         TZERO by number, where it is not 0.
     """
 
     hdu: Hdu
     n_rows: int
-    row_bytes: int
+    offsets: list[int]
     names: dict[str, int]
-    layout: list[tuple[int, int, str]]
+    forms: list[tuple[int, str, int]]
     scaled: dict[int, float]
 
     @classmethod
@@ -82,19 +88,18 @@ class RawTable:
             msg = "XTENSION"
             raise UnsureError(msg)
         n_columns = hdu.integer("TFIELDS")
-        cards = np.frombuffer(hdu.header, _CARDS)
-        words = cards["word"]
-        names = _names(cards[words == b"TTYPE"], n_columns)
-        layout = _layout(cards[words == b"TFORM"], n_columns)
-        width = layout[-1][0] + _width(layout[-1]) if layout else 0
-        if width != hdu.integer("NAXIS1"):
+        names = _names(_numbered(hdu.header, "TTYPE", n_columns))
+        forms = [*map(_form, _numbered(hdu.header, "TFORM", n_columns))]
+        offsets = [*accumulate([form[2] for form in forms], initial=0)]
+        n_rows = hdu.integer("NAXIS2")
+        if offsets[-1] != hdu.integer("NAXIS1") or not 0 <= offsets[-1] * n_rows <= hdu.data_size:
             msg = "NAXIS1"
             raise UnsureError(msg)
-        if _floats(cards[words == b"TSCAL"], 1.0):
+        if _floats(hdu.header, "TSCAL", 1.0):
             msg = "TSCAL"
             raise UnsureError(msg)
-        zeros = _floats(cards[words == b"TZERO"], 0.0)
-        return cls(hdu, hdu.integer("NAXIS2"), width, names, layout, zeros)
+        zeros = _floats(hdu.header, "TZERO", 0.0)
+        return cls(hdu, n_rows, offsets, names, forms, zeros)
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a column `name`, in any case."""
@@ -109,17 +114,20 @@ class RawTable:
             If the column is scaled in another way than unsigned integers are.
         """
         number = self.names[name.lower()]
-        offset, repeat, letter = self.layout[number]
+        repeat, letter, _ = self.forms[number]
+        row_bytes = self.offsets[-1]
         stop = self.n_rows if stop is None else min(stop, self.n_rows)
         kind, size = _FORMS[letter]
         if stop <= start or repeat == 0:
-            return np.empty(max(stop - start, 0), "U1" if letter == "A" else kind)
-        at = self.hdu.data_start + offset + start * self.row_bytes
+            return np.empty(
+                max(stop - start, 0), "U1" if letter in "AL" else kind.replace(">", "=")
+            )
+        at = self.hdu.data_start + self.offsets[number] + start * row_bytes
         buffer = self.hdu.buffer
         if letter == "A":
-            text = np.ndarray((stop - start,), f"S{repeat}", buffer, at, (self.row_bytes,))
+            text = np.ndarray((stop - start,), f"S{repeat}", buffer, at, (row_bytes,))
             return _text(text)
-        shape, step = (stop - start, repeat), (self.row_bytes, size)
+        shape, step = (stop - start, repeat), (row_bytes, size)
         view: Array = np.ndarray(shape, kind, buffer, at, step)
         native = (view[:, 0] if repeat == 1 else view).astype(view.dtype.newbyteorder("="))
         return _unsigned(native, self.scaled[number]) if number in self.scaled else native
@@ -133,8 +141,8 @@ class RawTable:
             As `column` does.
         """
         number = self.names[name.lower()]
-        offset, repeat, letter = self.layout[number]
-        at = self.hdu.data_start + offset
+        repeat, letter, _ = self.forms[number]
+        at = self.hdu.data_start + self.offsets[number]
         if letter == "A":
             raw = bytes(self.hdu.buffer[at : at + repeat])
             return raw.partition(b"\0")[0].decode("latin-1").strip()
@@ -161,37 +169,35 @@ def _unsigned(signed: Array, zero: float) -> Array:
     return np.asarray(signed.view(kind) ^ np.array(bias, kind))
 
 
-def _check_numbers(found: Array, n: int) -> None:
+def _places(header: bytes, word: str) -> Array:
+    """Cards whose keyword begins with the first four letters of `word`, as card numbers."""
+    tags = np.frombuffer(header, "S4")[:: CARD // 4]
+    return np.flatnonzero(tags.view("<u4") == int.from_bytes(word[:4].encode(), "little"))
+
+
+def _numbered(header: bytes, word: str, n: int) -> list[bytes]:
+    places = _places(header, word)
+    n_cards = len(header) // CARD
+    words = np.ndarray((n_cards,), "S8", header, 0, (CARD,))[places]
     # Cards out of order or missing are legal but never seen: astropy sorts them out.
-    if n > 999 or len(found) != n or not (found["number"] == _NUMBERS[:n]).all():
+    if n > len(_NUMBERS) or len(places) != n or not (words == _KEYS[word][:n]).all():
         msg = "TFIELDS"
         raise UnsureError(msg)
+    values = np.ndarray((n_cards,), f"S{_VALUE}", header, 10, (CARD,))[places]
+    return list(values.tolist())
 
 
-def _names(found: Array, n: int) -> dict[str, int]:
-    _check_numbers(found, n)
-    text = b"\n".join(found["value"].tolist()).decode("latin-1").lower()
-    names = dict(zip(_QUOTED.findall(text), range(n), strict=False))
-    if len(names) != n:
+def _names(values: list[bytes]) -> dict[str, int]:
+    # A name of over 28 characters leaves its quote open here, and a comment may have a quote.
+    parts = b"\n".join(values).decode("latin-1").lower().split("'")
+    names = dict(zip(map(str.strip, parts[1::2]), range(len(values)), strict=False))
+    if len(parts) != 2 * len(values) + 1 or len(names) != len(values):
         msg = "TTYPE"
         raise UnsureError(msg)
     return names
 
 
-def _layout(found: Array, n: int) -> list[tuple[int, int, str]]:
-    _check_numbers(found, n)
-    known: dict[bytes, tuple[int, str, int]] = {}
-    layout = []
-    offset = 0
-    for raw in found["value"].tolist():
-        form = known.get(raw)
-        if form is None:
-            form = known[raw] = _form(raw)
-        layout.append((offset, form[0], form[1]))
-        offset += form[2]
-    return layout
-
-
+@lru_cache(maxsize=1024)
 def _form(raw: bytes) -> tuple[int, str, int]:
     text = text_of(raw)
     letter, count = text[-1:], text[:-1] or "1"
@@ -200,14 +206,11 @@ def _form(raw: bytes) -> tuple[int, str, int]:
     return int(count), letter, int(count) * _FORMS[letter][1]
 
 
-def _width(column: tuple[int, int, str]) -> int:
-    return column[1] * _FORMS[column[2]][1]
-
-
-def _floats(found: Array, plain: float) -> dict[int, float]:
+def _floats(header: bytes, word: str, plain: float) -> dict[int, float]:
+    cards = [header[CARD * int(at) : CARD * int(at) + CARD] for at in _places(header, word)]
     try:
-        values = {int(card["number"]) - 1: float(text_of(card["value"])) for card in found}
+        values = {int(card[5:8]) - 1: float(text_of(card[10:])) for card in cards}
     except ValueError:
-        msg = "TZERO"
+        msg = word
         raise UnsureError(msg) from None
     return {number: value for number, value in values.items() if value != plain}

@@ -1,0 +1,147 @@
+"""Density: the GIS flow on the latents, log_prob and p-value of every object (science.md §7)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from spectra_scale.compute.progress import Progress
+from spectra_scale.config import DensitySection, changed_settings
+from spectra_scale.errors import SpectraScaleError
+from spectra_scale.provenance import read_json, write_bytes, write_json
+from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
+from spectra_scale.store.objects import column, columns_of, read_objects, write_objects
+from spectra_scale.store.run import OBJECTS
+from spectra_scale.store.sample import Sample
+from spectra_scale.store.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from spectra_scale.models.gis import GIS
+
+VERSION = 1
+KIND = "density"
+FLOW = "flow.safetensors"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DensityInputs:
+    """Inputs of `run`.
+
+    Parameters
+    ----------
+    sample, latents
+        The sample and its latents.
+    fitted
+        Density of an earlier run, to score with; None fits a new one.
+    """
+
+    sample: Sample
+    latents: Artifact
+    fitted: Artifact | None = None
+
+
+def recipe(latents: str, config: DensitySection, fitted: str | None) -> Recipe:
+    """What the density is made from."""
+    if fitted is None:
+        return Recipe(KIND, VERSION, changed_settings(config), {"latents": latents})
+    return Recipe(KIND, VERSION, {}, {"latents": latents, "fitted": fitted})
+
+
+def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe) -> Artifact:
+    """Fit the flow on the training split, or take a fitted one, and score every object.
+
+    Parameters
+    ----------
+    inputs
+        Sample, latents and, to score with an earlier run's flow, that run's density.
+    config
+        `[density]`.
+    out
+        Directory of the artifact: ``flow.safetensors``, ``history.parquet`` and ``objects/`` with
+        `log_prob`, `p_value` and `in_training` (such rows are optimistic).
+    recipe
+        What it is made from.
+    """
+    done = begin(out, recipe)
+    if done:
+        return done
+    from spectra_scale.models.gis import p_value
+
+    index = inputs.sample.index
+    table = read_objects(inputs.latents.path / OBJECTS, index)
+    latents = columns_of(table, "latent").astype(np.float64)
+    usable = column(table, "usable").astype(bool)
+    training = inputs.sample.training_rows() & usable
+    validation = inputs.sample.validation_rows() & usable
+    if inputs.fitted is None:
+        flow, metrics = _fit(latents[training], latents[validation], config, out)
+        reference = flow.log_prob(latents[validation])
+    else:
+        flow, reference = load_flow(inputs.fitted.path)
+        training, metrics = np.zeros(len(usable), dtype=bool), {}
+    log_prob = np.full(len(latents), np.nan)
+    log_prob[usable] = flow.log_prob(latents[usable])
+    p = np.full(len(latents), np.nan)
+    p[usable] = p_value(log_prob[usable], reference)
+    settings = flow.settings.to_json()
+    write_bytes(out / FLOW, save(flow.to_arrays() | {"reference": np.sort(reference)}))
+    write_json(out / "settings.json", settings)
+    columns = {"log_prob": log_prob, "p_value": p, "in_training": training}
+    write_objects(out / OBJECTS, index, columns)
+    means = {
+        f"mean log_prob {name}": float(np.mean(log_prob[rows])) if rows.any() else None
+        for name, rows in (("train", training), ("validation", validation), ("all", usable))
+    }
+    counts = {"rows": len(usable), "scored": int(usable.sum()), "fitted on": int(training.sum())}
+    return finish(out, recipe, counts=counts, metrics=metrics | means)
+
+
+def _fit(
+    train: NDArray[np.float64], validation: NDArray[np.float64], config: DensitySection, out: Path
+) -> tuple[GIS, dict[str, float]]:
+    from spectra_scale.models.gis import GIS, GISSettings
+
+    if len(validation) == 0:
+        msg = (
+            "found no object in the validation split, expected at least one to score the density "
+            "on. Loosen the cuts in [prepare], or add spectra."
+        )
+        raise SpectraScaleError(msg)
+    progress = Progress("density", config.n_iterations, "layers")
+
+    def say(_: int, record: dict[str, float]) -> None:
+        progress.advance(note=f"validation log p {record['validation_mean']:.3f}")
+
+    settings = GISSettings(**config.model_dump())
+    flow = GIS.fit(train, settings, validation, say)
+    history = {
+        name: [getattr(layer, name) for layer in flow.history]
+        for name in ("train_mean", "train_trimmed", "validation_mean", "validation_trimmed")
+    }
+    write_table(out / "history.parquet", pa.table(history))
+    best = flow.best_layer
+    return flow, {"layers": flow.n_layers, "best layer": -1 if best is None else best}
+
+
+def load_flow(path: Path) -> tuple[GIS, NDArray[np.float64]]:
+    """A fitted flow and the log_prob of the validation objects it was judged on."""
+    from spectra_scale.models.gis import GIS, GISSettings
+
+    arrays = load_file(path / FLOW)
+    reference = arrays.pop("reference")
+    settings = GISSettings.from_json(read_json(path / "settings.json"))
+    return GIS.from_arrays(arrays, settings), reference
+
+
+def history_of(path: Path) -> pa.Table | None:
+    """Likelihood by layer, where this artifact was fitted here."""
+    file = path / "history.parquet"
+    return read_table(file) if file.is_file() else None

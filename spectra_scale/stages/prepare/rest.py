@@ -1,0 +1,196 @@
+"""The task of prepare's first pass: one native shard to the rest frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spectra_scale.config import PrepareSection
+from spectra_scale.spectrum.grid import WavelengthGrid, native_edges
+from spectra_scale.spectrum.observed import ObservedSpectra
+from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
+from spectra_scale.spectrum.quality import Quality
+from spectra_scale.store.release import read_native
+from spectra_scale.store.schema import DROPPED
+from spectra_scale.store.tables import read_table, write_table
+
+#: Spectra shifted at once: bounds the memory of a task at any shard size.
+BLOCK = 1024
+#: R_V of the Milky Way and the redshift the reference preset moves λF_λ to (science.md §2).
+R_V = 3.1
+REFERENCE_REDSHIFT = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RestTask:
+    """Rows of one native shard that passed the catalogue's cuts.
+
+    Parameters
+    ----------
+    arrays, first_pixel, release
+        The release's Zarr group, native pixel of its first column, its name.
+    rows, redshift, keys
+        Row numbers, their redshifts and keys.
+    extinction
+        E(B−V) of each, or None for no dereddening.
+    part
+        Folder of this task's results.
+    """
+
+    arrays: Path
+    first_pixel: int
+    release: str
+    rows: NDArray[np.int64]
+    redshift: NDArray[np.float64]
+    extinction: NDArray[np.float64] | None
+    keys: pa.Array
+    part: Path
+
+    @property
+    def n_rows(self) -> int:
+        """Rows to shift."""
+        return len(self.rows)
+
+    @property
+    def kept(self) -> Path:
+        """Table of the rows that passed, written last: it marks the task as done."""
+        return self.part / "kept.parquet"
+
+    @property
+    def dropped(self) -> Path:
+        """Table of the rows that failed a cut on the spectrum."""
+        return self.part / "dropped.parquet"
+
+
+def rest_shard(config: PrepareSection, task: RestTask) -> dict[str, int]:
+    """Shift one shard's rows to the rest frame and keep what passes the cuts on the spectrum."""
+    if not task.kept.is_file():
+        _make(config, task)
+    return {"kept": read_table(task.kept, ["row"]).num_rows}
+
+
+def _make(config: PrepareSection, task: RestTask) -> None:
+    task.part.mkdir(parents=True, exist_ok=True)
+    fluxes: list[NDArray[np.float32]] = []
+    ivars: list[NDArray[np.float32]] = []
+    tables, dropped = [], []
+    for start in range(0, task.n_rows, BLOCK):
+        part = slice(start, min(start + BLOCK, task.n_rows))
+        flux, ivar, quality = _shift(config, task, part)
+        first, found = failed_cut(quality, config)
+        good = first == ""
+        fluxes.append(flux[good])
+        ivars.append(ivar[good])
+        tables.append(_kept_table(task, part, good, quality))
+        dropped.append(_dropped_table(task, part, first, found))
+    empty = np.empty((0, config.n_pixels), dtype=np.float32)
+    np.save(task.part / "flux.npy", np.concatenate([empty, *fluxes]))
+    np.save(task.part / "ivar.npy", np.concatenate([empty, *ivars]))
+    write_table(task.dropped, pa.concat_tables([DROPPED.arrow().empty_table(), *dropped]))
+    write_table(task.kept, pa.concat_tables([_kept_table(task, slice(0, 0), None, None), *tables]))
+
+
+def _shift(
+    config: PrepareSection, task: RestTask, part: slice
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Quality]:
+    observed = _read(task, part)
+    z = task.redshift[part]
+    rest, quality = to_rest_frame(
+        observed,
+        z,
+        Preprocess(
+            preset=config.preset,
+            mask=config.mask,
+            min_coverage=config.min_coverage,
+            grid=WavelengthGrid.rest_frame(config.n_pixels),
+        ),
+        luminosity_factor=luminosity_factor(z) if config.preset == "reference" else None,
+        extinction=None if task.extinction is None else dereddening(task, part, observed),
+    )
+    return rest.flux, rest.ivar, quality
+
+
+def _read(task: RestTask, part: slice) -> ObservedSpectra:
+    rows = task.rows[part]
+    # Neighbouring rows lie in the same compressed chunk: read the span, then pick.
+    span = slice(int(rows[0]), int(rows[-1]) + 1)
+    keys = np.full(span.stop - span.start, "", dtype=object)
+    block = read_native(task.arrays, task.first_pixel, span, keys)
+    pick = rows - span.start
+    return ObservedSpectra(
+        np.array(task.keys[part.start : part.stop].to_pylist(), dtype=object),
+        task.first_pixel,
+        block.flux[pick],
+        block.ivar[pick],
+        block.mask_bits[pick],
+    )
+
+
+def luminosity_factor(redshift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(d_L(z)/d_L(0.1))² with the Planck 2018 cosmology (science.md §2, `reference`)."""
+    from astropy.cosmology import Planck18
+
+    distance = Planck18.luminosity_distance(redshift).value
+    return np.asarray((distance / Planck18.luminosity_distance(REFERENCE_REDSHIFT).value) ** 2)
+
+
+def dereddening(task: RestTask, part: slice, observed: ObservedSpectra) -> NDArray[np.float64]:
+    """Factor on the flux that undoes Milky Way dust, shape (spectrum, native pixel).
+
+    Fitzpatrick (1999) with R_V = 3.1, in the observed frame (science.md §4).
+    """
+    from astropy import units
+    from dust_extinction.parameter_averages import F99
+
+    assert task.extinction is not None
+    edges = native_edges(observed.first_pixel, observed.flux.shape[1])
+    wave = np.sqrt(edges[1:] * edges[:-1])
+    curve = np.asarray(F99(Rv=R_V)(wave * units.AA))
+    return np.asarray(10 ** (0.4 * R_V * task.extinction[part, None] * curve[None, :]))
+
+
+def failed_cut(
+    quality: Quality, config: PrepareSection
+) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
+    """Name the first cut on the spectrum that each row fails ('' if none), and its value."""
+    masked = np.asarray(quality.masked_fraction, dtype=np.float64)
+    snr = np.asarray(getattr(quality, config.snr), dtype=np.float64)
+    first = np.full(len(snr), "", dtype=object)
+    first[~(snr > config.min_snr)] = config.snr
+    first[~(masked < config.max_masked_fraction)] = "masked fraction"
+    return first, np.where(first == "masked fraction", masked, snr)
+
+
+def _kept_table(
+    task: RestTask, part: slice, good: NDArray[np.bool_] | None, quality: Quality | None
+) -> pa.Table:
+    keep = np.zeros(0, dtype=bool) if good is None else good
+
+    def facts(name: str) -> NDArray[np.float64]:
+        values = np.zeros(0) if quality is None else getattr(quality, name)
+        return np.asarray(values, dtype=np.float64)[keep]
+
+    names = ("snr_total", "snr_median", "snr_mean", "masked_fraction")
+    return pa.table(
+        {"row": task.rows[part][keep], "z": task.redshift[part][keep].astype(np.float64)}
+        | {name: facts(name) for name in names}
+    )
+
+
+def _dropped_table(
+    task: RestTask, part: slice, first: NDArray[np.object_], found: NDArray[np.float64]
+) -> pa.Table:
+    gone = np.flatnonzero(first != "")
+    rows = task.rows[part][gone]
+    table = pa.table({
+        "release": pa.array([task.release] * len(gone), pa.string()),
+        "row": pa.array(rows),
+        "spectrum_key": task.keys[part.start : part.stop].take(pa.array(gone)),
+        "cut": pa.array(first[gone], pa.string()),
+        "found": pa.array([f"{value:.6g}" for value in found[gone]], pa.string()),
+    })  # fmt: skip
+    return table.cast(DROPPED.arrow())

@@ -1,0 +1,281 @@
+"""Train: the auto-encoder of science.md §6, data-parallel on Ray or in one process without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from spectra_scale.compute.place import Place, Work
+from spectra_scale.config import ComputeSection, TrainSection, changed_settings
+from spectra_scale.errors import SpectraScaleError
+from spectra_scale.provenance import write_bytes
+from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.store.arrays import Shard
+from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
+from spectra_scale.store.objects import column
+from spectra_scale.store.sample import Sample, read_rest
+from spectra_scale.store.tables import write_table
+
+if TYPE_CHECKING:
+    from spectra_scale.models.normalise import FluxSums, Normalisation
+    from spectra_scale.stages.train.worker import Training
+
+VERSION = 1
+KIND = "train"
+#: Settings that say where and how safely it runs, not what comes out.
+FREE = ("engine", "workers", "max_failures", "checkpoint_every")
+#: Rows the linear baseline is fitted on and judged on at most.
+BASELINE_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainInputs:
+    """Inputs of `run`.
+
+    Parameters
+    ----------
+    sample
+        The sample.
+    compute
+        `[compute]`: GPUs and memory of a worker.
+    """
+
+    sample: Sample
+    compute: ComputeSection
+
+
+def recipe(sample: str, config: TrainSection) -> Recipe:
+    """What the auto-encoder is made from; the number of workers is not part of it."""
+    settings = {k: v for k, v in changed_settings(config).items() if k not in FREE}
+    return Recipe(KIND, VERSION, settings, {"sample": sample})
+
+
+def run(
+    inputs: TrainInputs, config: TrainSection, place: Place, out: Path, recipe: Recipe
+) -> Artifact:
+    """Train the auto-encoder.
+
+    Parameters
+    ----------
+    inputs
+        The sample, and what a worker may use.
+    config
+        `[train]`.
+    place
+        Where the pass over the sample runs that finds usable rows and normalisation.
+    out
+        Directory of the artifact: ``model.safetensors`` and ``model.json``, ``history.parquet``
+        (both losses on both splits by epoch), ``baseline.safetensors``, ``checkpoint/``.
+    recipe
+        What it is made from.
+
+    Raises
+    ------
+    SpectraScaleError
+        If fewer training spectra are left than latent dimensions, or none to validate on.
+    """
+    done = begin(out, recipe)
+    if done:
+        return done
+    sample = inputs.sample
+    rows, normalisation = _usable_rows(sample, config, place)
+    _check_rows(rows, config)
+    np.savez(out / "rows.npz", **rows)
+    training = _training(inputs, config, normalisation, out)
+    if config.engine == "ray":
+        from spectra_scale.compute.ray import ray_session
+        from spectra_scale.stages.train.cluster import train_on_ray
+
+        cpus = max(config.workers, inputs.compute.workers)
+        with ray_session(inputs.compute.ray_address, cpus):
+            train_on_ray(training, config, inputs.compute)
+    else:
+        _train_here(training, inputs.compute.workers)
+    history = _publish_history(out)
+    baseline = _baseline(sample, rows, normalisation, config, out)
+    last = {name: history[name][-1].as_py() for name in history.column_names}
+    return finish(
+        out,
+        recipe,
+        counts={name: len(value) for name, value in rows.items()},
+        metrics={"last epoch": last, "baseline": baseline,
+                 "parameters": _n_parameters(training)},
+        where={"engine": config.engine, "workers": config.workers},
+    )  # fmt: skip
+
+
+def normalisation_kind(config: TrainSection, preset: str) -> str:
+    """The kind `auto` stands for: median with `conserve`, global with `reference`."""
+    if config.normalisation != "auto":
+        return config.normalisation
+    return "global" if preset == "reference" else "median"
+
+
+def _usable_rows(
+    sample: Sample, config: TrainSection, place: Place
+) -> tuple[dict[str, NDArray[np.int64]], Normalisation]:
+    from spectra_scale.models.normalise import FluxSums, Normalisation, fit_global
+
+    kind = normalisation_kind(config, sample.artifact.metrics["preset"])
+    training, validation = sample.training_rows(), sample.validation_rows()
+    if config.classes:
+        codes = [CLASS_NAMES.index(name) for name in config.classes]
+        chosen = np.isin(column(sample.index, "label"), codes)
+        training, validation = training & chosen, validation & chosen
+    tasks = [(shard, training[shard.rows]) for shard in sample.shards]
+    work = Work("train (scan)", "spectra", [shard.n_rows for shard in sample.shards])
+    scan = partial(_scan_shard, sample.arrays.resolve(), kind)
+    found = place.map(scan, tasks, work)
+    usable = np.concatenate([part[1] for part in found])
+    if kind == "global":
+        normalisation = fit_global(sum((part[0] for part in found), FluxSums()))
+    else:
+        normalisation = Normalisation("median" if kind == "median" else "none")
+    rows = {
+        "train": np.flatnonzero(training & usable),
+        "validation": np.flatnonzero(validation & usable),
+        "unusable": np.flatnonzero((training | validation) & ~usable),
+    }
+    return rows, normalisation
+
+
+def _scan_shard(
+    arrays: Path, kind: str, task: tuple[Shard, NDArray[np.bool_]]
+) -> tuple[FluxSums, NDArray[np.bool_]]:
+    from spectra_scale.models.normalise import FluxSums, Normalisation
+
+    shard, training = task
+    flux, ivar = read_rest(arrays, shard.rows)
+    sums = FluxSums.of(flux[training], ivar[training])
+    usable = Normalisation("median" if kind == "median" else "none").factor(flux, ivar) > 0
+    return sums, usable
+
+
+def _check_rows(rows: dict[str, NDArray[np.int64]], config: TrainSection) -> None:
+    n = len(rows["train"])
+    if n <= config.n_latent or len(rows["validation"]) == 0:
+        msg = (
+            f"found {n} training and {len(rows['validation'])} validation spectra, expected more "
+            f"than n_latent = {config.n_latent} and at least one. Loosen the cuts in [prepare], "
+            "add spectra, or use the models of another run: [models] from = RUN."
+        )
+        raise SpectraScaleError(msg)
+
+
+def _training(
+    inputs: TrainInputs, config: TrainSection, normalisation: Normalisation, out: Path
+) -> Training:
+    from spectra_scale.models.autoencoder import Architecture
+    from spectra_scale.models.training import TrainSettings
+    from spectra_scale.stages.train.worker import Training
+
+    sample = inputs.sample
+    reference = sample.artifact.metrics["preset"] == "reference"
+    # The reference preset has capped the S/N already (science.md §2, step 7).
+    cap = None if config.snr_cap == "off" or reference else config.snr_cap
+    return Training(
+        arrays=sample.arrays.resolve(),
+        shape=(sample.n_rows, sample.grid.n_pixels),
+        chunk_rows=sample.chunk_rows,
+        out=out.resolve(),
+        architecture=Architecture(sample.grid.n_pixels, config.hidden, config.n_latent),
+        normalisation=normalisation,
+        settings=TrainSettings(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            validation_batch_size=config.validation_batch_size,
+            learning_rate=config.learning_rate,
+            gamma=config.gamma,
+            loss=config.loss,
+            snr_cap=cap,
+            variance_scale=config.variance_scale,
+            seed=config.seed,
+            checkpoint_every=config.checkpoint_every,
+        ),
+        checkpoint_every=config.checkpoint_every,
+        memory_gib=inputs.compute.memory_gib,
+    )
+
+
+def _train_here(training: Training, threads: int) -> None:
+    import torch
+
+    from spectra_scale.compute.progress import Progress
+    from spectra_scale.models.training import EpochRecord, SingleProcess
+    from spectra_scale.stages.train.worker import pick_device, work
+
+    progress = Progress("train", training.settings.epochs, "epochs")
+
+    def report(record: EpochRecord) -> None:
+        progress.advance(
+            record.epoch - progress.done,
+            f"χ² train {record.train_chi2:.3f}, validation {record.validation_chi2:.3f}",
+        )
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        work(training, SingleProcess(), pick_device(), report)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _publish_history(out: Path) -> pa.Table:
+    from spectra_scale.stages.train.worker import HISTORY, read_history
+
+    table = pa.Table.from_pylist(read_history(out / HISTORY))
+    write_table(out / "history.parquet", table)
+    return table
+
+
+def _baseline(
+    sample: Sample,
+    rows: dict[str, NDArray[np.int64]],
+    normalisation: Normalisation,
+    config: TrainSection,
+    out: Path,
+) -> dict[str, float]:
+    """χ² on the validation split of a weighted PCA with as many components (science.md §6)."""
+    from spectra_scale.models.baseline import fit_weighted_pca
+    from spectra_scale.stages.train.rows import SampleRows
+
+    shape = (sample.n_rows, sample.grid.n_pixels)
+    source = SampleRows(sample.arrays, shape, sample.chunk_rows, normalisation, 2**30)
+    rng = np.random.default_rng(config.seed)
+    chosen = {
+        name: np.sort(rng.permutation(rows[name])[:BASELINE_ROWS])
+        for name in ("train", "validation")
+    }
+    model = fit_weighted_pca(*source.take(chosen["train"]), config.n_latent, config.seed)
+    write_bytes(
+        out / "baseline.safetensors",
+        save({"mean": np.asarray(model.mean), "components": np.asarray(model.components)}),
+    )
+    found = model.chi2(*source.take(chosen["validation"]))
+    return {
+        "components": config.n_latent,
+        "fitted on": len(chosen["train"]),
+        "validation_chi2_uncapped": float(np.mean(found.chi2)),
+        "validation_chi2_valid_uncapped": float(np.mean(found.chi2_valid)),
+    }
+
+
+def _n_parameters(training: Training) -> int:
+    sizes = training.architecture.sizes
+    # Encoder layers have biases of the next size, the mirrored decoder's of the one before.
+    return sum(2 * a * b + a + b for a, b in pairwise(sizes))
+
+
+def architecture_of(path: Path) -> dict[str, Any]:
+    """Layer sizes and normalisation of a trained model, from its description."""
+    from spectra_scale.provenance import read_json
+
+    return dict(read_json(path / "model.json"))

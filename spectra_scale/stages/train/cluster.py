@@ -1,0 +1,114 @@
+"""Ray Train: the training on data-parallel workers, CPU (gloo) or GPU (nccl)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+from spectra_scale.compute.progress import Progress
+from spectra_scale.config import ComputeSection, TrainSection
+from spectra_scale.errors import SpectraScaleError
+from spectra_scale.models.training import EpochRecord, TorchDistributed
+from spectra_scale.stages.train.worker import HISTORY, Training, pick_device, read_history, work
+
+#: Ray Train keeps its own state of the run here, in the artifact; deleted at the end.
+STORAGE = "ray"
+log = logging.getLogger(__name__)
+
+
+def train_on_ray(training: Training, config: TrainSection, compute: ComputeSection) -> None:
+    """Run a training on Ray Train workers.
+
+    A lost worker restarts the group, which goes on from the last checkpoint; so does the same
+    command after the driver was lost.
+
+    Parameters
+    ----------
+    training
+        What each worker does.
+    config
+        `[train]`: workers and restarts.
+    compute
+        `[compute]`: GPUs a worker.
+
+    Raises
+    ------
+    SpectraScaleError
+        If the group failed more often than `max_failures` allows.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": 1.0}
+    if compute.gpus_per_worker:
+        resources["GPU"] = compute.gpus_per_worker
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"training": training},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=compute.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="training",
+            storage_path=str(training.out / STORAGE),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    with _Watch(training.out / HISTORY, training.settings.epochs):
+        result = trainer.fit()
+    if result.error is not None:
+        msg = (
+            f"training stopped after {config.max_failures} restarts: {result.error}. Run the same "
+            "command again to go on from the last checkpoint."
+        )
+        raise SpectraScaleError(msg)
+    shutil.rmtree(training.out / STORAGE, ignore_errors=True)
+
+
+def _ray_worker(settings: dict[str, Training]) -> None:
+    import ray.train
+    import torch
+
+    # Ray gives each worker its CPUs; more threads than that fight each other (docs/libraries.md).
+    torch.set_num_threads(1)
+
+    def report(record: EpochRecord) -> None:
+        ray.train.report(record.to_dict())
+
+    work(settings["training"], TorchDistributed(), pick_device(), report)
+
+
+class _Watch:
+    """Progress lines in the driver, read from the history that rank 0 writes."""
+
+    def __init__(self, history: Path, epochs: int) -> None:
+        self._history = history
+        self._progress = Progress("train", epochs, "epochs")
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._look()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._look()
+
+    def _run(self) -> None:
+        while not self._end.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        records = read_history(self._history)
+        if len(records) > self._progress.done:
+            last = records[-1]
+            self._progress.advance(
+                len(records) - self._progress.done,
+                f"χ² train {last['train_chi2']:.3f}, validation {last['validation_chi2']:.3f}",
+            )

@@ -1,0 +1,125 @@
+"""The columns of a catalogue, and what they are called in the files of each origin: data only.
+
+Sources: formats.md A1 (spec files), A2 (spZbest), A3 (specObj, CAS, Data Lab).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from spectra_scale.store.schema import ColumnSpec
+
+CATALOGUE_COLUMNS = (
+    ColumnSpec("spectrum_key", "string", "sdss:PLATE-MJD-FIBER: names the observation"),
+    ColumnSpec("reduction", "string", "RUN2D; empty if the source does not say"),
+    ColumnSpec("survey", "string", "sdss, segue1, segue2, boss or eboss"),
+    ColumnSpec("instrument", "string", "SDSS or BOSS: the spectrograph"),
+    ColumnSpec("plate", "int32", "plate"),
+    ColumnSpec("mjd", "int32", "modified Julian date of the observation"),
+    ColumnSpec("fiber", "int32", "fibre, from 1"),
+    ColumnSpec("specobjid", "string", "the survey's own id; empty if unknown"),
+    ColumnSpec("ra", "float64", "right ascension of the fibre (ICRS)", "deg"),
+    ColumnSpec("dec", "float64", "declination of the fibre (ICRS)", "deg"),
+    ColumnSpec(
+        "ebv", "float32", "Milky Way E(B-V) of Schlegel et al. 1998; NaN if unknown", "mag"
+    ),
+    ColumnSpec("z", "float64", "redshift of the survey's pipeline"),
+    ColumnSpec("z_err", "float32", "its error; NaN if unknown"),
+    ColumnSpec("zwarning", "int32", "ZWARNING bits; 0 is good"),
+    ColumnSpec("class", "string", "GALAXY, QSO or STAR"),
+    ColumnSpec("subclass", "string", "subclass of the survey's pipeline"),
+    ColumnSpec("sn_median_all", "float32", "median S/N a pixel, as published; NaN if unknown"),
+    ColumnSpec("specprimary", "int8", "1 for the best observation of an object; -1 if unknown"),
+    ColumnSpec("platequality", "string", "good, marginal or bad; empty if unknown"),
+    ColumnSpec("targettype", "string", "SCIENCE, SKY, STANDARD ...; empty if unknown"),
+    ColumnSpec("z_noqso", "float32", "redshift without QSO templates; NaN if unknown"),
+    ColumnSpec("zwarning_noqso", "int32", "its ZWARNING; -1 if unknown"),
+)
+"""Canonical columns of a catalogue row, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """What the columns are called in the files of one origin.
+
+    Parameters
+    ----------
+    name
+        The origin.
+    columns
+        Canonical name to the names it may have, the first found wins; case does not matter.
+    """
+
+    name: str
+    columns: Mapping[str, tuple[str, ...]]
+
+
+_SAME = {
+    "plate": ("PLATE",), "mjd": ("MJD",), "fiber": ("FIBERID",), "specobjid": ("SPECOBJID",),
+    "z": ("Z",), "zwarning": ("ZWARNING",), "class": ("CLASS",), "subclass": ("SUBCLASS",),
+    "reduction": ("RUN2D",), "survey": ("SURVEY",), "instrument": ("INSTRUMENT",),
+    "ebv": ("EBV",), "platequality": ("PLATEQUALITY",),
+}  # fmt: skip
+
+SPECOBJ_MAP = ColumnMap(
+    "FITS (specObj, spAll, SPECOBJ of a spec file, spZbest)",
+    MappingProxyType(
+        _SAME
+        | {
+            # PLUG_RA is where the fibre was; RA of an spAll is its photometric match, or 0.
+            "ra": ("PLUG_RA", "RA"), "dec": ("PLUG_DEC", "DEC"), "z_err": ("Z_ERR",),
+            "sn_median_all": ("SN_MEDIAN_ALL",), "specprimary": ("SPECPRIMARY",),
+            "targettype": ("TARGETTYPE", "OBJTYPE"), "extinction": ("EXTINCTION",),
+            "z_noqso": ("Z_NOQSO",), "zwarning_noqso": ("ZWARNING_NOQSO",),
+            "class_noqso": ("CLASS_NOQSO",),
+        }
+    ),
+)  # fmt: skip
+CAS_MAP = ColumnMap(
+    "CAS (SkyServer)",
+    MappingProxyType(
+        _SAME
+        | {
+            "ra": ("ra",), "dec": ("dec",), "z_err": ("zErr",), "sn_median_all": ("snMedian",),
+            "specprimary": ("sciencePrimary",), "targettype": ("targetType",),
+            "extinction_u": ("extinction_u",), "extinction_r": ("extinction_r",),
+            "z_noqso": ("zNoQSO",), "zwarning_noqso": ("zWarningNoQSO",),
+            "class_noqso": ("classNoQSO",),
+        }
+    ),
+)  # fmt: skip
+DATALAB_MAP = ColumnMap(
+    "Data Lab",
+    MappingProxyType(
+        _SAME
+        | {
+            "ra": ("ra",), "dec": ("dec",), "z_err": ("zerr", "z_err"),
+            "sn_median_all": ("snmedian", "sn_median"),
+            "specprimary": ("scienceprimary", "specprimary"), "targettype": ("targettype",),
+            "extinction_u": ("extinction_u",), "extinction_r": ("extinction_r",),
+            "z_noqso": ("z_noqso", "znoqso"),
+            "zwarning_noqso": ("zwarning_noqso", "zwarningnoqso"),
+            "class_noqso": ("class_noqso", "classnoqso"),
+        }
+    ),
+)  # fmt: skip
+COLUMN_MAPS = (SPECOBJ_MAP, CAS_MAP, DATALAB_MAP)
+"""Known origins; the one with most of its columns in a file is taken."""
+
+NEEDED = ("plate", "mjd", "fiber", "ra", "dec", "z", "zwarning", "class")
+"""Columns without which a file is no catalogue."""
+
+EXTINCTION_LAWS = ((1.8738, 2.751), (1.8551, 2.285))
+"""A_u/A_r, and A_r/E(B-V)_SFD: of Schlegel et al. 1998 (releases to DR8 and v5_7_0), and of
+Schlafly & Finkbeiner 2011 (later ones). Which of the two a file has shows in its A_u/A_r, found to
+be 1.874 or 1.855 in real files."""
+EXTINCTION_RATIO_TOLERANCE = 0.006
+"""Largest distance of A_u/A_r from that of the law: a third of the distance of the two laws."""
+
+BOSS_LAST_MJD = 56870
+"""BOSS ended in July 2014, eBOSS began in that autumn: tells them apart where SURVEY is absent."""
+
+STANDARD_OBJTYPES = ("SPECTROPHOTO_STD", "REDDEN_STD", "HOT_STD", "STANDARD")
+"""OBJTYPE of a fibre on a calibration star."""
