@@ -1,14 +1,13 @@
-"""Figures and the report page: what they must show, whatever the numbers."""
+"""Figures: what they must show, whatever the numbers."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 
@@ -16,7 +15,6 @@ from spectra_scale import figures
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.figures.density import ks_distance
 from spectra_scale.figures.marks import _spread
-from spectra_scale.figures.page import clean_markup, format_value
 from spectra_scale.figures.style import drawing_order, span
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.vacuum import LINES
@@ -81,8 +79,7 @@ def every_figure(n, *, broken=False):
     }
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 10])
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(("n", "broken"), [(0, False), (1, False), (7, True)])
 def test_any_figure_can_be_drawn_from_hardly_any_objects(n, broken):
     for name, figure in every_figure(n, broken=broken).items():
         assert isinstance(figure, Figure), name
@@ -101,7 +98,7 @@ def test_values_that_are_all_equal_or_all_missing_do_not_stop_a_figure():
 
 
 def test_every_panel_with_data_names_its_axes():
-    for name, figure in every_figure(10).items():
+    for name, figure in every_figure(3).items():
         if name in {"architecture", "latent_corner"}:
             continue
         shared = bool(figure.get_supxlabel()), bool(figure.get_supylabel())
@@ -113,13 +110,17 @@ def test_every_panel_with_data_names_its_axes():
 
 
 def test_figures_are_unknown_to_pyplot_and_leave_its_settings_alone():
+    # Reading the setting "backend" would choose one, and import pyplot for it.
     code = (
         "import sys, matplotlib\n"
-        "before = dict(matplotlib.rcParams)\n"
+        "def settings():\n"
+        "    r = matplotlib.rcParams\n"
+        "    return {k: r[k] for k in r if k != 'backend'}\n"
+        "before = settings()\n"
         "from spectra_scale import figures\n"
         "f = figures.map_pair([[0, 1]], [[1, 0]], [1])\n"
         "figures.png_of(f)\n"
-        "assert dict(matplotlib.rcParams) == before\n"
+        "assert settings() == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -137,17 +138,19 @@ def test_importing_the_package_of_figures_does_not_import_matplotlib():
 
 
 def test_every_name_the_package_lists_exists():
-    for name in dir(figures):
-        assert getattr(figures, name) is not None
-    with pytest.raises(AttributeError):
-        _ = figures.no_such_figure
+    assert all(getattr(figures, name) is not None for name in dir(figures))
+    assert not hasattr(figures, "no_such_figure")
 
 
 def test_the_same_arrays_give_the_same_bytes():
-    first = {name: figures.png_of(figure, 40) for name, figure in every_figure(10).items()}
-    second = {name: figures.png_of(figure, 40) for name, figure in every_figure(10).items()}
-    assert first == second
-    assert all(b"Software" not in png and b"matplotlib" not in png for png in first.values())
+    # The seeded ones, a grid with a solved layout, and a plain one.
+    names = ("map_pair", "map_coloured", "latent_corner", "spectra_grid", "chi2_by_class")
+    drawn = []
+    for _ in range(2):
+        made = every_figure(3)
+        drawn.append([figures.png_of(made[name], 20) for name in names])
+    assert drawn[0] == drawn[1]
+    assert all(b"Software" not in png and b"matplotlib" not in png for png in drawn[0])
 
 
 def test_demarcations_end_at_their_asymptotes_and_follow_the_published_curves():
@@ -220,8 +223,9 @@ def marks(axes):
 
 def test_lines_are_marked_at_vacuum_wavelengths():
     # science.md section 9; the air wavelengths differ by 1.3 to 1.9 Å.
-    vacuum = {"Hbeta": 4862.68, "OIII4960": 4960.30, "OIII5008": 5008.24, "NII6549": 6549.86,
-              "NII6585": 6585.27, "Halpha": 6564.61, "SII6718": 6718.29, "SII6733": 6732.67}  # fmt: skip
+    vacuum = {"Hbeta": 4862.68, "OIII4960": 4960.30, "OIII5008": 5008.24}
+    vacuum |= {"NII6549": 6549.86, "Halpha": 6564.61, "NII6585": 6585.27}
+    vacuum |= {"SII6718": 6718.29, "SII6733": 6732.67}
     panels = figures.pixelwise_chi2(WAVE, np.zeros(WAVE.size)).axes
     assert set(marks(panels[1])) == {"Hbeta", "OIII4960", "OIII5008"}
     assert set(marks(panels[2])) == {"NII6549", "Halpha", "NII6585", "SII6718", "SII6733"}
@@ -244,8 +248,7 @@ def test_labels_are_moved_apart_in_order_and_isolated_ones_stay():
     moved = _spread([0.0, 10.0, 10.1, 10.2, 50.0], 2.0)
     # 1e-9: the sums of a few floats of order ten.
     assert np.all(np.diff(moved) >= 2.0 - 1e-9)
-    assert moved[0] == 0.0
-    assert moved[-1] == 50.0
+    assert (moved[0], moved[-1]) == (0.0, 50.0)
     assert sum(moved[1:4]) == pytest.approx(30.3)
 
 
@@ -286,8 +289,6 @@ def test_a_box_has_the_colour_of_its_stack():
     badges = {t.get_text(): t.get_bbox_patch().get_facecolor() for t in maps.axes[0].texts}
     for line in stacks.axes[0].get_lines():
         if line.get_label() in names:
-            from matplotlib.colors import to_rgba
-
             assert badges[line.get_label()] == to_rgba(line.get_color())
 
 
@@ -396,104 +397,3 @@ def test_drift_distance_is_that_of_kolmogorov_and_smirnov():
     assert ks_distance(a, b) == pytest.approx(ks_2samp(a, b).statistic, abs=1e-12)
     assert ks_distance(a, a) == 0.0
     assert np.isnan(ks_distance(a, np.empty(0)))
-
-
-class Elements(HTMLParser):
-    """Collects tags and attributes, and checks that tags are balanced."""
-
-    def __init__(self):
-        super().__init__()
-        self.found, self.open = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img", "input", "br"}:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def page():
-    png = figures.png_of(figures.redshift_histograms([0.1, 0.2], [0.1]), dpi=20)
-    table = figures.Table("Counts <b>", ["class", "n"], [["a&b", 279284], ["<i>", None]])
-    item = figures.FigureItem('Caption "with" <angles>', png, "alt <text>")
-    text = "<p>Some <em>text</em>, <script src='https://evil.example/x.js'>x()</script></p>"
-    sections = [
-        figures.Section("First & <second>", text, [item], [table]),
-        figures.Section("First & <second>", "", [item], [table]),
-    ]
-    return figures.render_page("T <title>", "S & subtitle", {"χ²": 1.2634}, sections)
-
-
-def test_page_loads_nothing_and_runs_nothing():
-    parser = Elements()
-    parser.feed(page())
-    for tag, attributes in parser.found:
-        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
-        assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href", "srcset", "data", "action"):
-            value = attributes.get(name)
-            if value is not None and tag != "a":
-                assert value.startswith("data:")
-    style = re.search(r"<style>(.*?)</style>", page(), re.S)[1]
-    assert "url(" not in style
-    assert "@import" not in style
-    assert "default-src 'none'" in page()
-
-
-def test_page_is_balanced_and_escapes_all_text():
-    parser = Elements()
-    parser.feed(page())
-    assert parser.open == []
-    for raw in ("T <title>", "First & <second>", "with\" <angles>", "alt <text>", "Counts <b>",
-                "a&b", "<td><i>", "S & subtitle", "<script"):  # fmt: skip
-        assert raw not in page()
-    for shown in ("a&amp;b", "First &amp; &lt;second&gt;", "279,284", "1.263", "&lt;script"):
-        assert shown in page()
-
-
-def test_contents_lead_to_distinct_sections():
-    parser = Elements()
-    parser.feed(page())
-    links = [attributes["href"] for tag, attributes in parser.found if tag == "a"]
-    identifiers = [attributes["id"] for _, attributes in parser.found if "id" in attributes]
-    assert len(links) == len(set(links)) == 2
-    assert len(identifiers) == len(set(identifiers))
-    assert {link.removeprefix("#") for link in links} <= set(identifiers)
-
-
-def test_page_is_the_same_text_for_the_same_report():
-    assert page() == page()
-
-
-def test_markup_keeps_links_of_the_web_and_drops_those_that_run():
-    assert clean_markup('<a href="https://doi.org/10.1/x">y</a>') == (
-        '<a href="https://doi.org/10.1/x">y</a>'
-    )
-    assert clean_markup('<a href="#maps" onclick="x()">y</a>') == '<a href="#maps">y</a>'
-    assert "javascript" not in clean_markup('<a href="javascript:x()">y</a>')
-    assert clean_markup("<p>open <em>both") == "<p>open <em>both</em></p>"
-    assert clean_markup("1 < 2 & 3 <img src=x>") == "1 &lt; 2 &amp; 3 &lt;img src=x&gt;"
-    assert clean_markup("</p>text<!-- gone -->") == "text"
-
-
-def test_numbers_are_written_as_people_read_them():
-    cases = {
-        "279,284": np.int64(279284),
-        "1.263": np.float32(1.2634),
-        "12,346": 12345.6,
-        "−0.5": -0.5,
-        "∞": float("inf"),
-        "–": float("nan"),
-        "yes": np.bool_(True),
-        "0": 0,
-        "4-51602-1": "4-51602-1",
-    }
-    assert {format_value(value): value for value in cases.values()}.keys() == cases.keys()
-    assert format_value(None) == "–"
-
-
-def test_a_table_row_of_another_length_is_refused():
-    with pytest.raises(SpectraScaleError, match="has 1 cells, expected 2"):
-        figures.Table("t", ["a", "b"], [["x"]])

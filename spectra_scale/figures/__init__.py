@@ -12,6 +12,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spectra_scale.figures.autoencoder import architecture as architecture
+    from spectra_scale.figures.autoencoder import loss_by_epoch as loss_by_epoch
+    from spectra_scale.figures.autoencoder import parameter_count as parameter_count
+    from spectra_scale.figures.density import drift_histograms as drift_histograms
+    from spectra_scale.figures.density import log_prob_histogram as log_prob_histogram
+    from spectra_scale.figures.diagnostics import bpt_whan as bpt_whan
+    from spectra_scale.figures.diagnostics import redshift_histograms as redshift_histograms
+    from spectra_scale.figures.latents import latent_corner as latent_corner
+    from spectra_scale.figures.maps import map_coloured as map_coloured
+    from spectra_scale.figures.maps import map_pair as map_pair
+    from spectra_scale.figures.maps import map_with_boxes as map_with_boxes
+    from spectra_scale.figures.maps import map_with_polygons as map_with_polygons
+    from spectra_scale.figures.page import FigureItem as FigureItem
+    from spectra_scale.figures.page import Section as Section
+    from spectra_scale.figures.page import Table as Table
+    from spectra_scale.figures.page import png_of as png_of
+    from spectra_scale.figures.page import render_page as render_page
+    from spectra_scale.figures.residuals import chi2_by_class as chi2_by_class
+    from spectra_scale.figures.residuals import pixelwise_chi2 as pixelwise_chi2
+    from spectra_scale.figures.residuals import residual_by_class as residual_by_class
+    from spectra_scale.figures.spectra import class_comparison as class_comparison
+    from spectra_scale.figures.spectra import spectra_grid as spectra_grid
+    from spectra_scale.figures.stacks import polygon_stacks as polygon_stacks
+    from spectra_scale.figures.stacks import sequence_stacks as sequence_stacks
+    from spectra_scale.figures.stacks import stack_indices as stack_indices
+    from spectra_scale.figures.style import CLASS_COLOURS as CLASS_COLOURS
+    from spectra_scale.figures.style import class_colour as class_colour
+    from spectra_scale.figures.style import class_name as class_name
 
 _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

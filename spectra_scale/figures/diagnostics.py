@@ -165,7 +165,9 @@ def _count(axes: Axes, xy: Floats, member: Bools) -> None:
     # No more than MAX_POINTS points are drawn.
     n = min(int((inside & member).sum()), MAX_POINTS)
     text = f"{n:,} of {int(member.sum()):,} drawn"
-    axes.text(0.98, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
+    white = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1.2}
+    place = axes.transAxes
+    axes.text(0.98, 0.98, text, transform=place, ha="right", va="top", fontsize=7.5, bbox=white)
 
 
 def _contours(axes: Axes, xy: Floats) -> None:

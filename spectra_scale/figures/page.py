@@ -64,8 +64,8 @@ class Table:
     columns
         Column heads.
     rows
-        Cells, as many a row as there are columns: text, numbers, booleans or None. Numbers are formatted by `format_value`, so give
-        identifiers such as plate and MJD as text.
+        Cells, as many a row as there are columns: text, numbers, booleans or None. Numbers are
+        formatted by `format_value`, so give identifiers such as plate and MJD as text.
     """
 
     caption: str

@@ -149,24 +149,22 @@ def stack_indices(table: Mapping[str, Sequence[object]]) -> Figure:
     table
         Columns of equal length: ``sequence`` and ``region`` (text), then one column an index; a
         column named ``<index>_error`` holds its error. Regions are drawn in the order given;
-        missing values are NaN.
+        missing values are NaN or None. Other columns of text are passed over.
 
     Returns
     -------
     Figure
         One panel an index, one line a sequence; D4000n against HδA last, where both are given.
     """
-    indices = [
-        name for name in table if name not in {"sequence", "region"} and name[-6:] != "_error"
-    ]
+    sequences = list(dict.fromkeys(str(name) for name in table.get("sequence", ())))
+    indices = _index_names(table) if sequences else []
     plane = [("d4000n", "hdelta_a")] if {"d4000n", "hdelta_a"} <= set(indices) else []
     n_panels = max(1, len(indices) + len(plane))
     n_columns = 2 if n_panels in {2, 4} else min(3, n_panels)
     n_rows = -(-n_panels // n_columns)
     figure = new_figure(4.6 * n_columns + 0.4, 3.6 * n_rows + 0.5)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    sequences = list(dict.fromkeys(str(name) for name in table.get("sequence", ())))
-    if not indices or not sequences:
+    if not indices:
         say(panels[0], "no indices")
     regions = list(dict.fromkeys(str(name) for name in table.get("region", ())))
     for axes, name in zip(panels, indices, strict=False):
@@ -261,6 +259,16 @@ def _draw(axes: Axes, curves: Sequence[_Curve], limits: tuple[float, float]) -> 
 def _stack_legend(axes: Axes, curves: Sequence[_Curve]) -> None:
     columns = 1 if len(curves) <= 8 else 2
     axes.legend(ncols=columns, fontsize=8.5, loc="upper right", framealpha=0.9, handlelength=2.6)
+
+
+def _index_names(table: Mapping[str, Sequence[object]]) -> list[str]:
+    return [
+        name
+        for name, values in table.items()
+        if name not in {"sequence", "region"}
+        and not name.endswith("_error")
+        and not any(isinstance(value, str) for value in values)
+    ]
 
 
 def _numbers(table: Mapping[str, Sequence[object]], name: str) -> Floats:

@@ -18,17 +18,17 @@ TEMPLATE_FWHM = (1500.0, 3000.0, 6500.0)
 
 # Optical Fe II multiplets (27, 28, 37, 38, 42, 48, 49, 55, 74): air wavelength (Å), strength.
 _FE_OPTICAL = """
-4173.5 .35, 4178.9 .4, 4233.2 .7, 4258.2 .2, 4303.2 .45, 4351.8 .6, 4385.4 .4, 4416.8 .4, 4472.9 .3,
-4489.2 .6, 4491.4 .6, 4508.3 .8, 4515.3 .8, 4520.2 .8, 4522.6 .9, 4541.5 .5, 4549.5 1.1, 4555.9 .9,
-4576.3 .5, 4582.8 .5, 4583.8 1.2, 4620.5 .3, 4629.3 1.0, 4666.8 .4, 4731.5 .3, 4923.9 1.3,
-5018.4 1.6, 5169.0 1.7, 5197.6 1.0, 5234.6 1.0, 5254.9 .4, 5264.8 .5, 5276.0 1.1, 5284.1 .7,
-5316.6 1.5, 5325.6 .5, 5362.9 .9, 5414.1 .4, 5425.3 .4, 5534.8 .35, 6084 .1, 6149.2 .2, 6238.4 .25,
-6247.6 .35, 6416.9 .2, 6432.7 .2, 6456.4 .4, 6516.1 .2, 7462.4 .15, 7711.7 .15
+4173.5 .35, 4178.9 .4, 4233.2 .7, 4258.2 .2, 4303.2 .45, 4351.8 .6, 4385.4 .4, 4416.8 .4, 4472.9
+.3, 4489.2 .6, 4491.4 .6, 4508.3 .8, 4515.3 .8, 4520.2 .8, 4522.6 .9, 4541.5 .5, 4549.5 1.1,
+4555.9 .9, 4576.3 .5, 4582.8 .5, 4583.8 1.2, 4620.5 .3, 4629.3 1.0, 4666.8 .4, 4731.5 .3, 4923.9
+1.3, 5018.4 1.6, 5169.0 1.7, 5197.6 1.0, 5234.6 1.0, 5254.9 .4, 5264.8 .5, 5276.0 1.1, 5284.1
+.7, 5316.6 1.5, 5325.6 .5, 5362.9 .9, 5414.1 .4, 5425.3 .4, 5534.8 .35, 6084 .1, 6149.2 .2,
+6238.4 .25, 6247.6 .35, 6416.9 .2, 6432.7 .2, 6456.4 .4, 6516.1 .2, 7462.4 .15, 7711.7 .15
 """
 # Ultraviolet Fe II and Fe III blends: centre (Å), sigma (Å), strength relative to 4570 Å.
 _FE_ULTRAVIOLET = """
-2080 35 .8, 2250 60 .9, 2380 45 1.9, 2490 50 2.2, 2580 40 1.6, 2630 22 1.2, 2750 28 .8, 2840 30 .55,
-2910 45 .5, 2960 25 .45, 3190 40 .3, 3280 35 .25, 3420 60 .15
+2080 35 .8, 2250 60 .9, 2380 45 1.9, 2490 50 2.2, 2580 40 1.6, 2630 22 1.2, 2750 28 .8, 2840 30
+.55, 2910 45 .5, 2960 25 .45, 3190 40 .3, 3280 35 .25, 3420 60 .15
 """
 
 # Broad lines: vacuum wavelength (Å), flux relative to broad Hβ of an unobscured nucleus.
@@ -69,7 +69,7 @@ def _balmer_continuum(wave: Floats, fwhm: float) -> Floats:
         # Dietrich et al. (2003): the series joins the edge continuously.
         height = edge * 3.4 * (7.0 / n) ** 2.2 * 0.35
         continuum = continuum + height * np.exp(-0.5 * ((wave - centre) / 4.0) ** 2)
-    return broaden(continuum, fwhm / 2.355) / edge
+    return np.asarray(broaden(continuum, fwhm / 2.355) / edge)
 
 
 @lru_cache(maxsize=1)
@@ -81,5 +81,7 @@ def nuclear_templates() -> NDArray[np.float32]:
         F_λ, shape (fwhm, sample, 2), float32.
     """
     wave = rest_wave()
-    pairs = [np.stack([_balmer_continuum(wave, f), _iron(wave, f)], axis=-1) for f in TEMPLATE_FWHM]
+    pairs = [
+        np.stack([_balmer_continuum(wave, f), _iron(wave, f)], axis=-1) for f in TEMPLATE_FWHM
+    ]
     return np.ascontiguousarray(np.array(pairs), dtype=np.float32)

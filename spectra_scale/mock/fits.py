@@ -1,15 +1,17 @@
 """A small FITS writer: headers, images and binary tables as bytes.
 
-A mock release is hundreds of thousands of little files with a 126 or 236-column table in each, for
-which building `astropy` objects takes longer than everything else together. What is written here is
-read back with astropy and fitsio in the tests.
+A mock release may be many thousands of little files with a table of 126 or 236 columns in each:
+building `astropy` objects for them takes longer than everything else together. What is written
+here is read back with astropy and fitsio in the tests.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,12 @@ _FORMATS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1
 _BITPIX = {"f4": -32, "i4": 32}
 
 
-def card(key: str, value: object = None, comment: str = "") -> bytes:
-    """One 80-character header card; COMMENT and END take no value."""
+@lru_cache(maxsize=8192, typed=True)
+def card(key: str, value: Hashable = None, comment: str = "") -> bytes:
+    """One 80-character header card; COMMENT and END take no value.
+
+    Cached: most cards of the files of a plate are the same.
+    """
     if key in {"COMMENT", "END", ""}:
         text = f"{key:<8}{comment}"
     else:
@@ -93,7 +99,9 @@ def image(
 
 
 def table_type(columns: str) -> np.dtype[Any]:
-    """Record type of a list of ``NAME:TFORM``; unsigned 64-bit is written ``K!``.
+    """Record type of a list of ``NAME:TFORM``.
+
+    An unsigned 64-bit integer is written ``K!``, an array of two axes with its TDIM: ``6E(3,2)``.
 
     Examples
     --------
@@ -103,15 +111,16 @@ def table_type(columns: str) -> np.dtype[Any]:
     fields: list[Any] = []
     for column in columns.split():
         name, form = column.split(":")
-        found = re.fullmatch(r"(\d*)([A-Z])(!?)", form)
-        assert found is not None
+        found = re.fullmatch(r"(\d*)([A-Z])(!?)(?:\((\d+),(\d+)\))?", form)
+        assert found is not None, form
         repeat, letter = int(found[1] or 1), found[2]
         if letter == "A":
             fields.append((name, f"S{repeat}"))
         else:
             # An unsigned integer is stored minus 2**63: the bytes of a big-endian int64.
             kind = ">u8" if found[3] else _FORMATS[letter]
-            fields.append((name, kind) if repeat == 1 else (name, kind, (repeat,)))
+            shape = (int(found[5]), int(found[4])) if found[4] else (repeat,)
+            fields.append((name, kind) if repeat == 1 else (name, kind, shape))
     return np.dtype(fields)
 
 
@@ -130,6 +139,8 @@ def table_cards(kind: np.dtype[Any], n_rows: int) -> list[Card]:
     for i, name in enumerate(kind.names or (), start=1):
         base, shape = kind[name].base, kind[name].shape
         cards += [(f"TTYPE{i}", name, ""), (f"TFORM{i}", _form(base, shape), "")]
+        if len(shape) > 1:
+            cards.append((f"TDIM{i}", f"( {', '.join(str(n) for n in reversed(shape))})", ""))
         if base == np.dtype(">u8"):
             cards += [(f"TSCAL{i}", 1, ""), (f"TZERO{i}", 2**63, "")]
     return cards
@@ -139,7 +150,7 @@ def _form(base: np.dtype[Any], shape: tuple[int, ...]) -> str:
     if base.kind == "S":
         return f"{base.itemsize}A"
     letter = {">f4": "E", ">f8": "D", ">i4": "J", ">i2": "I", ">i8": "K", ">u8": "K", "|u1": "B"}
-    return f"{shape[0] if shape else ''}{letter[base.str]}"
+    return f"{math.prod(shape) if shape else ''}{letter[base.str]}"
 
 
 def table_header(kind: np.dtype[Any], n_rows: int, name: str = "", comment: str = "") -> bytes:

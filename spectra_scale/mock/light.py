@@ -20,7 +20,7 @@ from spectra_scale.mock.agn import (
     WING_WIDTH,
     nuclear_templates,
 )
-from spectra_scale.mock.lines import HA, HB, LINE_WAVE, calzetti
+from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti
 from spectra_scale.mock.objects import STAR, Objects
 from spectra_scale.mock.population import (
     LIGHT_KM_S,
@@ -28,6 +28,9 @@ from spectra_scale.mock.population import (
     LOG_STEP,
     N_REST,
     Floats,
+    balmer_depth,
+    balmer_edge,
+    cool_depth,
     populations,
     rest_wave,
 )
@@ -86,12 +89,12 @@ class Continuum:
         return cls(objects, flux / level)
 
     def at(self, rest: Floats) -> Floats:
-        """Received continuum F_λ at rest wavelengths `rest` (m,), without lines: shape (n, m)."""
-        return self.parts(rest).sum(axis=-1)
+        """Received continuum F_λ (n, m), without lines, at rest wavelengths (m,) or (n, m)."""
+        return np.asarray(self.parts(rest).sum(axis=-1))
 
     def parts(self, rest: Floats) -> Floats:
         """Like `at`, the galaxy and the nucleus apart: shape (n, m, 2)."""
-        wave = np.broadcast_to(rest, (len(self.amplitude), len(rest)))
+        wave = np.broadcast_to(rest, (len(self.amplitude), rest.shape[-1]))
         return _model(self.objects, wave) * self.amplitude[:, None, None]
 
 
@@ -109,14 +112,19 @@ def _model(objects: Objects, wave: Floats) -> Floats:
     share = objects.nucleus[:, None]
     galaxy *= (1 - share) * 10 ** (-0.4 * objects.dust_stars[:, None] * curve)
     nucleus = nucleus * share * 10 ** (-0.4 * objects.dust_nucleus[:, None] * curve)
-    galaxy = np.where((objects.kind == STAR)[:, None], star_light(objects, wave), galaxy)
+    stars = np.flatnonzero(objects.kind == STAR)
+    galaxy[stars] = star_light(objects.magnitude[stars], wave[stars])
     return np.stack([galaxy, nucleus], axis=-1)
 
 
-def star_light(objects: Objects, wave: Floats) -> Floats:
-    """Black bodies of 4500 to 10,000 K, standing in for stars, 1 at 5500 Å; shape of `wave`."""
-    # The magnitude is the one number of a star that is free here: colours follow from it.
-    hot = 4500 + 5500 * np.mod(objects.magnitude * 7.31, 1.0)[:, None]
+def star_heat(magnitude: Floats) -> Floats:
+    """Temperature of a star, 0 for 4500 K to 1 for 10,000 K, from the digits of its magnitude."""
+    return np.asarray(np.mod(magnitude * 7.31, 1.0))
+
+
+def star_light(magnitude: Floats, wave: Floats) -> Floats:
+    """Black bodies, standing in for stars of `magnitude` (n,), 1 at 5500 Å; `wave` is (n, m)."""
+    hot = 4500 + 5500 * star_heat(magnitude)[:, None]
     x, x0 = 1.43877e8 / (wave * hot), 1.43877e8 / (5500.0 * hot)
     return np.asarray((5500.0 / wave) ** 5 * np.expm1(x0) / np.expm1(x))
 
@@ -158,14 +166,7 @@ def broad_flux(lines: Emission, rest: float) -> Floats:
     return np.asarray(lines.flux[:, n_narrow:][:, near].sum(axis=1))
 
 
-def narrow_hb(lines: Emission) -> Floats:
-    """Flux (n,) of narrow Hβ."""
-    return lines.flux[:, HB]
-
-
-def render(
-    continuum: Continuum, lines: Emission, first_pixel: int, wdisp: Singles
-) -> Singles:
+def render(continuum: Continuum, lines: Emission, first_pixel: int, wdisp: Singles) -> Singles:
     """Noiseless spectra at the centres ``10**(1e-4 (first_pixel + i))`` Å.
 
     Parameters
@@ -216,20 +217,20 @@ def render(
 
 
 def _add_stars(continuum: Continuum, first_pixel: int, out: Singles) -> None:
-    from spectra_scale.mock.population import balmer_depth, balmer_edge, cool_depth
-
     rows = np.flatnonzero(continuum.objects.kind == STAR)
-    if not rows.size:
-        return
-    wave = 10 ** (1e-4 * (first_pixel + np.arange(out.shape[1])))
-    light = star_light(continuum.objects, np.broadcast_to(wave, (len(continuum.objects), len(wave))))
-    hot = np.clip((np.mod(continuum.objects.magnitude[rows] * 7.31, 1.0)), 0, 1)[:, None]
-    depth = hot * (balmer_depth(wave) + 0.7 * balmer_edge(wave)) + (1 - hot) ** 2 * cool_depth(wave)
-    out[rows] = light[rows] * np.exp(-depth) * continuum.amplitude[rows, None]
+    pixel = first_pixel + np.arange(out.shape[1])
+    wave: Floats = np.power(10.0, 1e-4 * pixel, dtype=np.float64)
+    magnitude = continuum.objects.magnitude[rows]
+    hot = star_heat(magnitude)[:, None]
+    light = star_light(magnitude, np.broadcast_to(wave, (len(rows), len(wave))))
+    depth = hot * (balmer_depth(wave) + 0.7 * balmer_edge(wave)) + (1 - hot) ** 2 * cool_depth(
+        wave
+    )
+    out[rows] = light * np.exp(-depth) * continuum.amplitude[rows, None]
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _continua(light, nuclear, curve, weights, dispersion, template, power, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913
+def _continua(light, nuclear, curve, weights, dispersion, template, power, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
     n_age = light.shape[2]
     ln10 = log(10.0)
     for i in range(out.shape[0]):
@@ -259,7 +260,7 @@ def _continua(light, nuclear, curve, weights, dispersion, template, power, first
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _lines(wave, flux, sigma, redshift, wdisp, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913
+def _lines(wave, flux, sigma, redshift, wdisp, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
     n_pixels = out.shape[1]
     ln10 = log(10.0)
     for i in range(out.shape[0]):
@@ -278,6 +279,3 @@ def _lines(wave, flux, sigma, redshift, wdisp, first_pixel, out):  # type: ignor
             for j in range(low, high):
                 x = (j - centre) / width
                 out[i, j] += peak * exp(-0.5 * x * x)
-
-
-__all__ = ["PIXEL_KM_S", "Continuum", "Emission", "broad_flux", "emission", "narrow_hb", "render"]

@@ -64,7 +64,7 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
     n = len(x)
     beta = 1 / (2.86 + 0.24 * hard)
     oiii = beta * 10**y
-    # Where ionisation is low for its hardness, as in LINERs, neutral and singly ionised lines rise.
+    # Where ionisation is low for its hardness, as in LINERs, neutral and single ions shine.
     low = np.clip(0.75 - y, 0, 1) * hard
     oii = beta * 10 ** (0.47 - 1.1 * (x + 0.75) ** 2 * (1 - hard) + 0.1 * hard + 0.25 * low)
     oi = 10 ** (-1.50 + 0.15 * (x + 0.6) + 0.5 * hard + 0.4 * low)

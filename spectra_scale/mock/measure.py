@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import Spectrograph
-from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, broad_flux
+from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, broad_flux, star_heat
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
-from spectra_scale.mock.objects import BROAD, QUASAR, STAR, Objects
+from spectra_scale.mock.objects import BROAD, QUASAR, STAR
 from spectra_scale.mock.population import Floats
 
 # Absorption under a Balmer line and template mismatch leave an error of the EW (Å), whatever the
@@ -144,14 +144,6 @@ def pipeline_class(
     is_qso = (objects.kind == QUASAR) | (found_broad & (nuclear > 0.35))
     classes = np.select([objects.kind == STAR, is_qso], ["STAR", "QSO"], "GALAXY")
     types = np.array(["A0", "F2", "F5", "F9", "G2", "K1"])
-    hot = np.mod(objects.magnitude * 7.31, 1.0)
-    star = types[np.clip(((1 - hot) * len(types)).astype(int), 0, len(types) - 1)]
+    cool = 1 - star_heat(objects.magnitude)
+    star = types[np.clip((cool * len(types)).astype(int), 0, len(types) - 1)]
     return classes, np.where(objects.kind == STAR, star, subclass)
-
-
-def true_flux(lines: Emission) -> Floats:
-    """Narrow-line fluxes without error, shape (n, line)."""
-    return lines.flux[:, : len(LINE_WAVE)]
-
-
-__all__ = ["Measured", "Objects", "broad_detected", "measure", "pipeline_class", "true_flux"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from spectra_scale.mock.lines import HA, HB, LINE_WAVE, calzetti, kauffmann, kewley, line_ratios
+from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti, kauffmann, kewley, line_ratios
 from spectra_scale.mock.population import AGES_GYR, DISPERSIONS, Floats
 from spectra_scale.mock.settings import MockSettings, MockTask
 
@@ -22,7 +22,7 @@ KINDS = (
 STAR_FORMING, COMPOSITE, SEYFERT, LINER, BROAD, RETIRED, PASSIVE, BL_LAC, STAR, QUASAR = range(10)
 # Shares of the kinds among objects that pass the selection; tuned so that the *measured* labels
 # come out at the paper's fractions (science.md section 5).
-_SHARES = (0.328, 0.133, 0.013, 0.004, 0.0335, 0.245, 0.242, 0.0015)
+_SHARES = (0.325, 0.142, 0.014, 0.004, 0.0325, 0.270, 0.211, 0.0015)
 
 # By kind: median, scatter (dex) and range of redshift; r fibre magnitude; velocity dispersions.
 _Z_MEDIAN = (0.086, 0.098, 0.105, 0.098, 0.19, 0.112, 0.128, 0.22, 1e-4, 1.2)
@@ -30,7 +30,7 @@ _Z_SCATTER = (0.17, 0.16, 0.19, 0.17, 0.22, 0.18, 0.21, 0.15, 0.1, 0.17)
 _MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.55, 18.4, 18.4, 18.4, 17.8, 19.0)
 _SIGMA_STARS = (85.0, 115.0, 140.0, 165.0, 150.0, 175.0, 195.0, 190.0, 60.0, 150.0)
 # EW(Hα) of the narrow lines: median (Å) and scatter (dex).
-_EW_MEDIAN = (24.0, 10.5, 14.0, 5.0, 12.0, 0.88, 0.17, 0.05, 0.01, 5.0)
+_EW_MEDIAN = (24.0, 10.5, 14.0, 5.0, 8.0, 0.88, 0.17, 0.05, 0.01, 5.0)
 _EW_SCATTER = (0.30, 0.24, 0.30, 0.20, 0.30, 0.14, 0.26, 0.1, 0.1, 0.3)
 # Light at 5100 Å: of a young burst and of 0.2-1 Gyr, medians, of the galaxy.
 _YOUNG = (0.20, 0.09, 0.06, 0.03, 0.07, 0.008, 0.003, 0.0, 0.0, 0.05)
@@ -112,11 +112,12 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     normal = rng.standard_normal((7, n))
     dust = np.clip(_of(_DUST, kind) * 10 ** (0.22 * normal[0]), 0, 2.2)
     sigma_stars = np.clip(_of(_SIGMA_STARS, kind) * 10 ** (0.10 * normal[1]), 40, 320)
-    redshift = _redshifts(rng, kind, task.source_survey == "boss", settings)
+    # BOSS targets are farther and fainter.
+    far, faint = (1.35, 0.45) if task.source_survey == "boss" else (1.0, 0.0)
+    redshift = _redshifts(rng, kind, far, settings)
     ew_ha, ratios, dust_gas = _gas(rng, kind, dust)
-    # BOSS targets are fainter, and its redder, larger redshifts are fainter still.
-    faint = 0.45 if task.source_survey == "boss" else 0.0
-    magnitude = _of(_MAGNITUDE, kind) + faint + 0.58 * normal[2] + 2.0 * (redshift - 0.11).clip(-1, 0.3)
+    magnitude = _of(_MAGNITUDE, kind) + faint + 0.68 * normal[2]
+    magnitude += 2.0 * (redshift - 0.11).clip(-1, 0.3)
     objects = Objects(
         kind=kind,
         redshift=redshift,
@@ -151,16 +152,17 @@ def _kinds(rng: np.random.Generator, n: int, settings: MockSettings) -> Ints:
     return kind
 
 
-def _redshifts(rng: np.random.Generator, kind: Ints, is_boss: bool, settings: MockSettings) -> Floats:  # noqa: FBT001
+def _redshifts(rng: np.random.Generator, kind: Ints, far: float, settings: MockSettings) -> Floats:
+    """Redshifts within `Z_RANGE`, medians times `far`; and a few outside, by the settings."""
     n = len(kind)
-    median = np.log10(_of(_Z_MEDIAN, kind) * (1.35 if is_boss else 1.0))
+    median = np.log10(_of(_Z_MEDIAN, kind) * far)
     scatter = _of(_Z_SCATTER, kind)
     low, high = (ndtr((np.log10(edge) - median) / scatter) for edge in Z_RANGE)
     redshift = 10 ** (median + scatter * ndtri(low + (high - low) * rng.random(n)))
     out = rng.random(n) < 0.8 * settings.out_of_range_fraction
     near = 10 ** rng.uniform(np.log10(0.012), np.log10(0.0495), n)
-    far = rng.uniform(0.362, 0.62, n)
-    redshift = np.where(out, np.where(rng.random(n) < 0.6, near, far), redshift)
+    beyond = rng.uniform(0.362, 0.62, n)
+    redshift = np.where(out, np.where(rng.random(n) < 0.6, near, beyond), redshift)
     redshift = np.where(kind == STAR, rng.normal(0, 2.5e-4, n), redshift)
     return np.where(kind == QUASAR, rng.uniform(0.45, 2.1, n), redshift)
 
@@ -168,15 +170,17 @@ def _redshifts(rng: np.random.Generator, kind: Ints, is_boss: bool, settings: Mo
 def _ages(rng: np.random.Generator, kind: Ints) -> Floats:
     n = len(kind)
     # One galaxy in five of the quiet kinds formed stars within the last two Gyr.
-    recent = (rng.random(n) < 0.22) & np.isin(kind, (RETIRED, PASSIVE, LINER))
+    recent = (rng.random(n) < 0.26) & np.isin(kind, (RETIRED, PASSIVE, LINER))
     young = _of(_YOUNG, kind) * 10 ** (0.28 * rng.standard_normal(n)) * np.where(recent, 3.0, 1.0)
-    middle = _of(_MIDDLE, kind) * 10 ** (0.20 * rng.standard_normal(n)) * np.where(recent, 3.5, 1.0)
+    middle = (
+        _of(_MIDDLE, kind) * 10 ** (0.20 * rng.standard_normal(n)) * np.where(recent, 3.5, 1.0)
+    )
     young, middle = np.clip(young, 0, 0.72), np.clip(middle, 0, 0.6)
     total = np.maximum(young + middle, 1e-9)
     young, middle = (part * np.minimum(1, 0.95 / total) for part in (young, middle))
     burst, mid = rng.dirichlet((3.5, 1.6), n), rng.dirichlet((0.8, 1.2, 2.6), n)
-    old_shape = np.where((np.isin(kind, (RETIRED, PASSIVE)) & ~recent)[:, None], (0.8, 2.6, 3.4), (2.4, 4.5, 1.2))
-    old = rng.standard_gamma(old_shape)
+    quiet = np.isin(kind, (RETIRED, PASSIVE)) & ~recent
+    old = rng.standard_gamma(np.where(quiet[:, None], (0.6, 2.2, 4.2), (2.4, 4.5, 1.2)))
     old /= old.sum(axis=1, keepdims=True)
     parts = (burst * young[:, None], mid * middle[:, None], old * (1 - young - middle)[:, None])
     ages = np.concatenate(parts, axis=1)
@@ -224,7 +228,8 @@ def _nucleus(rng: np.random.Generator, kind: Ints) -> dict[str, Floats]:
     normal = rng.standard_normal((5, n))
     is_broad, is_quasar, is_lac = kind == BROAD, kind == QUASAR, kind == BL_LAC
     host = np.where(is_quasar, 0.02, rng.beta(1.7, 2.0, n))
-    nucleus = np.select([is_broad | is_quasar, is_lac], [1 - host, rng.uniform(0.75, 0.97, n)], 0.0)
+    jet = rng.uniform(0.75, 0.97, n)
+    nucleus = np.select([is_broad | is_quasar, is_lac], [1 - host, jet], 0.0)
     nucleus = np.where(kind == SEYFERT, 0.10 * rng.random(n), nucleus)
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
     dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.05, 3.0)
@@ -240,6 +245,3 @@ def _nucleus(rng: np.random.Generator, kind: Ints) -> dict[str, Floats]:
         "broad_ew": np.where(is_broad | is_quasar, 72 * 10 ** (0.14 * normal[4]), 0.0),
         "fwhm": np.where(is_broad | is_quasar, fwhm, 0.0),
     }
-
-
-__all__ = ["HB", "KINDS", "Objects", "draw_objects"]

@@ -2,8 +2,8 @@
 
 A population is a smooth continuum, multiplied by a forest of absorption features (atoms and
 molecular bands of cool stars, whose strength grows with age) and by the Balmer series and jump of
-hot stars. The list of features is that of atlases of late-type spectra; strengths and continua were
-tuned by eye and by least squares against public SDSS spectra, none of which is needed to run this.
+hot stars. The list of features is that of atlases of late-type spectra; strengths and continua
+were tuned by eye and by least squares against public SDSS spectra, none of which is needed to run.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _OLD = (
     "0.568 0.634 0.625 0.705 0.876 0.917 0.922 1.006 1.034 1.068 1.021 1.017 1.026 1.083 1.022 "
     "0.997 0.967 0.928 0.88 0.75"
 )
-# F_λ of line-free light, 1 at 5500 Å, at the wavelengths of _YOUNG_KNOTS; the Balmer jump is apart.
+# F_λ of line-free light without Balmer jump, 1 at 5500 Å, at the wavelengths of _YOUNG_KNOTS.
 _YOUNG_KNOTS = "1050 1500 2000 2600 3300 3700 4000 4500 5000 5500 6500 7500 8500 9500 11300"
 _YOUNG = (
     "15 10.5 7.2 5.0 3.35 2.75 2.32 1.78 1.32 1 0.70 0.54 0.45 0.40 0.33",

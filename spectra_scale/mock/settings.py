@@ -173,15 +173,12 @@ def plan(settings: MockSettings) -> list[MockTask]:
         If there are more plates than plate numbers kept for them.
     """
     n_repeat = round(settings.repeat_fraction * settings.n_spectra)
-    # A tiny release has too few objects to repeat that many: the second pass takes what there are.
-    for _ in range(2):
-        n_plate = max(settings.n_spectra - settings.n_spec_files - n_repeat, 0)
-        tasks = _observed_once(settings, n_plate)
-        repeats = _repeats(settings, tasks, n_repeat)
-        n_repeat = sum(t.n_science for t in repeats)
-    n_spare = settings.n_spectra - settings.n_spec_files - n_plate
-    if n_repeat != n_spare:
-        tasks, repeats = _observed_once(settings, n_plate + n_spare), []
+    n_plate = settings.n_spectra - settings.n_spec_files
+    tasks = _observed_once(settings, max(n_plate - n_repeat, 0))
+    repeats = _repeats(settings, tasks, n_repeat)
+    if sum(task.n_science for task in repeats) < n_repeat:
+        # A tiny release has too few objects to observe so many again: none is repeated.
+        return _observed_once(settings, n_plate)
     return tasks + repeats
 
 

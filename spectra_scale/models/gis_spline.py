@@ -1,9 +1,11 @@
 """Monotone rational-quadratic splines and the layer of the flow that is made of them.
 
-A layer has K orthonormal directions a_k in R^D and one monotone map psi_k for each: ``x' = x +
-sum_k a_k (psi_k(a_k . x) - a_k . x)`` with log-determinant ``sum_k log psi_k'(a_k . x)`` (Dai &
-Seljak 2021, arXiv 2007.00674, section 3). psi_k is the rational-quadratic spline of Gregory &
-Delbourgo (1982) between its knots and a straight line outside them.
+A layer has K orthonormal directions a_k in R^D and one monotone map psi_k for each:
+
+    x' = x + sum_k a_k (psi_k(a_k . x) - a_k . x),   log-determinant = sum_k log psi_k'(a_k . x)
+
+(Dai & Seljak 2021, arXiv 2007.00674, section 3). psi_k is the rational-quadratic spline of
+Gregory & Delbourgo (1982) between its knots and a straight line outside them.
 
 The kernels walk row by row with plain sums instead of a matrix product, so what a row gives does
 not depend on the rows beside it: BLAS picks other kernels, hence other roundings, for other batch

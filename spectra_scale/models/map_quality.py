@@ -85,7 +85,7 @@ def quality(
     near, _ = ExactIndex(places).query(places[chosen], k + 1)
     near = _without_self(near, chosen)
     ranks = np.empty_like(near)
-    # Float64 where it is affordable; in many dimensions neighbours are far apart and float32 will do.
+    # In many dimensions neighbours are so far apart that float32 ranks them as well.
     kind = np.float64 if rows.size <= _DOUBLE_VALUES else np.float32
     centred = (rows - rows.mean(axis=0, dtype=np.float64)).astype(kind)
     squares = np.einsum("ij,ij->i", centred, centred)
@@ -107,7 +107,7 @@ def _without_self(near: Indices, own: Indices) -> Indices:
     """Drop each row from its own neighbours, or the last if it is missing among its duplicates."""
     keep = near != own[:, None]
     keep[keep.all(axis=1), -1] = False
-    return near[keep].reshape(len(near), -1)
+    return np.asarray(near[keep].reshape(len(near), -1))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types

@@ -57,8 +57,8 @@ class ExactIndex:
         self._mean = self._rows.mean(axis=0, dtype=np.float64)
         self._centred = (self._rows - self._mean).astype(np.float32)
         self._squares = np.einsum("ij,ij->i", self._centred, self._centred)
-        # A sum of D products errs by at most D eps sum|a b|, whatever its order (Higham 2002, 3.1);
-        # with (|q| + |r|)^2 <= 2 q^2 + 2 r^2 that is a share for the query and one for the row.
+        # A sum of D products errs by at most D eps sum|a b|, whatever its order (Higham 2002,
+        # section 3.1); as (|q| + |r|)^2 <= 2 q^2 + 2 r^2, that is a share for each of the two.
         self._error = np.float32(2 * (self._rows.shape[1] + 8) * np.finfo(np.float32).eps)
         self._slack = self._error * self._squares
 
@@ -202,8 +202,8 @@ def _nearest(
 ) -> None:
     """Keep, of the reference rows that may be among the k nearest, the k nearest in float64.
 
-    The k-th smallest of the greatest possible distances is a limit that the least possible distance
-    of no true neighbour exceeds.
+    The k-th smallest of the greatest possible distances is a limit that the least possible
+    distance of no true neighbour exceeds.
     """
     queries, reference = rows
     indices, squares = out

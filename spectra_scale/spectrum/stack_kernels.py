@@ -175,9 +175,7 @@ def add_to_stacks(
         b = high - shift
         n = high - low
         factor = stretch * scale[s]
-        n_members = 0
-        for r in range(n_regions):
-            n_members += 1 if membership[s, r] > 0 else 0
+        n_members = np.count_nonzero(membership[s])
         if n_members > 1:
             _valid_terms(flux[s, a:b], ivar[s, a:b], bits[s, a:b], reject, factor, v[:n], vf[:n])
         for r in range(n_regions):

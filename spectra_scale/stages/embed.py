@@ -196,7 +196,8 @@ def _fit_rows(candidates: NDArray[np.bool_], config: EmbedSection) -> NDArray[np
 def _fit(
     features: _Features, chosen: NDArray[np.bool_], shards: Sequence[Shard], config: EmbedSection
 ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    from spectra_scale.models.embedding import FittedMap, MapSettings, quality
+    from spectra_scale.models.embedding import FittedMap, MapSettings
+    from spectra_scale.models.map_quality import quality
 
     # Shard by shard, so that only what is fitted is held.
     x = np.concatenate([features.of(shard.rows)[chosen[shard.rows]] for shard in shards])
@@ -205,6 +206,7 @@ def _fit(
         min_dist=config.min_dist,
         n_components=config.n_components,
         n_epochs=config.n_epochs,
+        max_fit=len(x),
         seed=config.seed,
         backend=config.backend,
     )

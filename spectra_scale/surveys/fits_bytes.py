@@ -24,9 +24,11 @@ from spectra_scale.surveys.reasons import Reason
 
 BLOCK = 2880
 CARD = 80
+NO_END = "END"
+"""What `UnsureError` says of a header without an end."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_HEADER = 400 * BLOCK  # the longest header of the real files has 18 blocks
-_MANDATORY = 9 * CARD
+_LEADING = 8 * CARD  # SIMPLE or XTENSION to TFIELDS
 _EQUALS = ord("=")
 _IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
@@ -120,6 +122,8 @@ class Hdu:
         The bytes of the header.
     name
         EXTNAME in upper case; empty if there is none, as in early releases.
+    leading
+        Values of the first cards, where the mandatory ones stand.
     """
 
     buffer: Buffer
@@ -128,6 +132,7 @@ class Hdu:
     data_size: int
     header: bytes
     name: str
+    leading: dict[str, str]
 
     @property
     def complete(self) -> bool:
@@ -141,7 +146,7 @@ class Hdu:
 
     def card(self, key: str) -> str | None:
         """Value of a card as text, without quotes and outer blanks; None if absent."""
-        return card_value(self.header, key)
+        return self.leading.get(key) or card_value(self.header, key)
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Value of a card as an integer.
@@ -151,7 +156,7 @@ class Hdu:
         UnsureError
             If the card is absent (and has no default) or is no integer.
         """
-        text = card_value(self.header, key)
+        text = self.card(key)
         if text is None and default is not None:
             return default
         try:
@@ -163,13 +168,10 @@ class Hdu:
 def card_value(header: bytes, key: str) -> str | None:
     """Value of the first card `key` of a header as text; None if there is none."""
     wanted = key.ljust(8).encode()
-    # The mandatory cards come first: most searches end here.
-    at = header.find(wanted, 0, _MANDATORY)
-    if at < 0 or at % CARD:
-        # Eight letters are one integer: far faster than a search for text among blanks.
-        keys = np.frombuffer(header, "<u8", len(header) // CARD * 10)[::10]
-        places = np.flatnonzero(keys == int.from_bytes(wanted, "little"))
-        at = CARD * int(places[0]) if len(places) else -1
+    # Eight letters are one integer: far faster than a search for text among blanks.
+    keys = np.frombuffer(header, "<u8", len(header) // CARD * 10)[::10]
+    places = np.flatnonzero(keys == int.from_bytes(wanted, "little"))
+    at = CARD * int(places[0]) if len(places) else -1
     return text_of(header[at + 9 : at + CARD]) if at >= 0 and header[at + 8] == _EQUALS else None
 
 
@@ -214,7 +216,14 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
         raise UnsureError(msg)
     # The primary HDU is found by its place.
     name = (card_value(header, "EXTNAME") or "").upper() if start else ""
-    return Hdu(buffer, start, stop, _data_size(header), header, name)
+    leading = _leading(header)
+    return Hdu(buffer, start, stop, _data_size(leading, header), header, name, leading)
+
+
+def _leading(header: bytes) -> dict[str, str]:
+    # From the last to the first, so that the first of a repeated keyword stays.
+    cards = [header[at : at + CARD] for at in range(_LEADING - CARD, -CARD, -CARD)]
+    return {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == _EQUALS}
 
 
 def _header_end(buffer: Buffer, start: int) -> int:
@@ -224,13 +233,12 @@ def _header_end(buffer: Buffer, start: int) -> int:
         filled = buffer[at : at + BLOCK].rstrip(b" ")
         if filled.endswith(b"END") and len(filled) % CARD == 3:
             return at + BLOCK
-    msg = "END"
-    raise UnsureError(msg)
+    raise UnsureError(NO_END)
 
 
-def _data_size(header: bytes) -> int:
+def _data_size(leading: dict[str, str], header: bytes) -> int:
     def number(key: str, default: str | None = None) -> int:
-        text = card_value(header, key) or default
+        text = leading.get(key) or card_value(header, key) or default
         if text is None or not text.lstrip("-").isdecimal():
             raise UnsureError(key)
         return int(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from spectra_scale.surveys.fits_bytes import Array, Buffer, UnsureError
+from spectra_scale.surveys.fits_bytes import CARD, Array, Buffer, UnsureError
 
+_COUNTS = re.compile(rb"(?:NAXIS   |TFIELDS |GCOUNT  )= *([0-9]{1,20})")
+_MOST = 999  # the standard's limit of axes and columns
+_CHECKED = 1 << 22
 # What astropy raises on damaged headers and data: it checks little before it converts.
 _ASTROPY_ERRORS = (
     OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
@@ -116,6 +120,7 @@ def astropy_hdus(source: Buffer | Path, n: int) -> list[AstropyHdu]:
     """
     found = []
     try:
+        _check_counts(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mapped = isinstance(source, Path)
@@ -129,6 +134,19 @@ def astropy_hdus(source: Buffer | Path, n: int) -> list[AstropyHdu]:
         msg = f"{type(error).__name__}: {error}"
         raise UnsureError(msg) from error
     return found
+
+
+def _check_counts(source: Buffer | Path) -> None:
+    """Refuse damaged headers that count billions of axes or columns: astropy would list them."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            start = file.read(_CHECKED)
+    else:
+        start = bytes(source[:_CHECKED])
+    for match in _COUNTS.finditer(start):
+        if match.start() % CARD == 0 and int(match[1]) > _MOST:
+            msg = match[0].decode()
+            raise UnsureError(msg)
 
 
 def _has(hdus: fits.HDUList, index: int) -> bool:

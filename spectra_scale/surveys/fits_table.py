@@ -16,6 +16,7 @@ import numpy as np
 
 from spectra_scale.surveys.fits_bytes import CARD, Array, Hdu, UnsureError, text_of
 
+_MANDATORY = 8 * CARD  # XTENSION to TFIELDS, in this order by the standard
 _VALUE = 30  # of the 70 characters of a card's value
 _NUMBERS = range(1, 1000)
 _KEYS = {
@@ -48,15 +49,11 @@ class Table(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RawTable:
-    """A plain binary table in a buffer.
+class Layout:
+    """The columns of a plain binary table.
 
     Parameters
     ----------
-    hdu
-        The HDU; its data are complete.
-    n_rows
-        Number of rows.
     offsets
         First byte of each column in a row, and the bytes of a row.
     names
@@ -67,12 +64,29 @@ class RawTable:
         TZERO by number, where it is not 0.
     """
 
-    hdu: Hdu
-    n_rows: int
     offsets: list[int]
     names: dict[str, int]
     forms: list[tuple[int, str, int]]
     scaled: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawTable:
+    """A plain binary table in a buffer.
+
+    Parameters
+    ----------
+    hdu
+        The HDU; its data are complete.
+    n_rows
+        Number of rows.
+    layout
+        Its columns.
+    """
+
+    hdu: Hdu
+    n_rows: int
+    layout: Layout
 
     @classmethod
     def of(cls, hdu: Hdu) -> RawTable:
@@ -87,23 +101,22 @@ class RawTable:
         if hdu.card("XTENSION") != "BINTABLE" or hdu.integer("BITPIX") != 8 or not hdu.complete:
             msg = "XTENSION"
             raise UnsureError(msg)
-        n_columns = hdu.integer("TFIELDS")
-        names = _names(_numbered(hdu.header, "TTYPE", n_columns))
-        forms = [*map(_form, _numbered(hdu.header, "TFORM", n_columns))]
-        offsets = [*accumulate([form[2] for form in forms], initial=0)]
-        n_rows = hdu.integer("NAXIS2")
-        if offsets[-1] != hdu.integer("NAXIS1") or not 0 <= offsets[-1] * n_rows <= hdu.data_size:
+        # The mandatory cards hold the number of rows, the rest is the same in file after file.
+        layout = _layout(hdu.header[_MANDATORY:], hdu.integer("TFIELDS"))
+        width, n_rows = layout.offsets[-1], hdu.integer("NAXIS2")
+        if width != hdu.integer("NAXIS1") or not 0 <= max(width, 1) * n_rows <= hdu.data_size:
             msg = "NAXIS1"
             raise UnsureError(msg)
-        if _floats(hdu.header, "TSCAL", 1.0):
-            msg = "TSCAL"
-            raise UnsureError(msg)
-        zeros = _floats(hdu.header, "TZERO", 0.0)
-        return cls(hdu, n_rows, offsets, names, forms, zeros)
+        return cls(hdu, n_rows, layout)
+
+    @property
+    def names(self) -> list[str]:
+        """Lower-case names of the columns."""
+        return list(self.layout.names)
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a column `name`, in any case."""
-        return name.lower() in self.names
+        return name.lower() in self.layout.names
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Rows `start` to `stop` of a column, in native byte order; text as stripped str.
@@ -113,16 +126,16 @@ class RawTable:
         UnsureError
             If the column is scaled in another way than unsigned integers are.
         """
-        number = self.names[name.lower()]
-        repeat, letter, _ = self.forms[number]
-        row_bytes = self.offsets[-1]
+        number = self.layout.names[name.lower()]
+        repeat, letter, _ = self.layout.forms[number]
+        row_bytes = self.layout.offsets[-1]
         stop = self.n_rows if stop is None else min(stop, self.n_rows)
         kind, size = _FORMS[letter]
         if stop <= start or repeat == 0:
             return np.empty(
                 max(stop - start, 0), "U1" if letter in "AL" else kind.replace(">", "=")
             )
-        at = self.hdu.data_start + self.offsets[number] + start * row_bytes
+        at = self.hdu.data_start + self.layout.offsets[number] + start * row_bytes
         buffer = self.hdu.buffer
         if letter == "A":
             text = np.ndarray((stop - start,), f"S{repeat}", buffer, at, (row_bytes,))
@@ -130,7 +143,11 @@ class RawTable:
         shape, step = (stop - start, repeat), (row_bytes, size)
         view: Array = np.ndarray(shape, kind, buffer, at, step)
         native = (view[:, 0] if repeat == 1 else view).astype(view.dtype.newbyteorder("="))
-        return _unsigned(native, self.scaled[number]) if number in self.scaled else native
+        return (
+            _unsigned(native, self.layout.scaled[number])
+            if number in self.layout.scaled
+            else native
+        )
 
     def first(self, name: str) -> str | int | float | Array:
         """Value of a column in row 0: what `column(name)[0]` gives, as a Python object.
@@ -140,13 +157,13 @@ class RawTable:
         UnsureError
             As `column` does.
         """
-        number = self.names[name.lower()]
-        repeat, letter, _ = self.forms[number]
-        at = self.hdu.data_start + self.offsets[number]
+        number = self.layout.names[name.lower()]
+        repeat, letter, _ = self.layout.forms[number]
+        at = self.hdu.data_start + self.layout.offsets[number]
         if letter == "A":
             raw = bytes(self.hdu.buffer[at : at + repeat])
             return raw.partition(b"\0")[0].decode("latin-1").strip()
-        if repeat != 1 or number in self.scaled or letter == "L":
+        if repeat != 1 or number in self.layout.scaled or letter == "L":
             value = self.column(name, 0, 1)[0]
             return value if isinstance(value, np.ndarray) else value.item()
         found: int | float = _ONE[letter].unpack_from(self.hdu.buffer, at)[0]
@@ -169,9 +186,24 @@ def _unsigned(signed: Array, zero: float) -> Array:
     return np.asarray(signed.view(kind) ^ np.array(bias, kind))
 
 
+@lru_cache(maxsize=64)
+def _layout(cards: bytes, n_columns: int) -> Layout:
+    """Columns by the cards that follow the mandatory ones.
+
+    Remembered by the cards themselves: a release has a handful of different tables.
+    """
+    names = _names(_numbered(cards, "TTYPE", n_columns))
+    forms = [_form(raw) for raw in _numbered(cards, "TFORM", n_columns)]
+    offsets = [*accumulate([form[2] for form in forms], initial=0)]
+    if _floats(cards, "TSCAL", 1.0):
+        msg = "TSCAL"
+        raise UnsureError(msg)
+    return Layout(offsets, names, forms, _floats(cards, "TZERO", 0.0))
+
+
 def _places(header: bytes, word: str) -> Array:
     """Cards whose keyword begins with the first four letters of `word`, as card numbers."""
-    tags = np.frombuffer(header, "S4")[:: CARD // 4]
+    tags = np.frombuffer(header, "S4", len(header) // CARD * (CARD // 4))[:: CARD // 4]
     return np.flatnonzero(tags.view("<u4") == int.from_bytes(word[:4].encode(), "little"))
 
 
@@ -197,7 +229,6 @@ def _names(values: list[bytes]) -> dict[str, int]:
     return names
 
 
-@lru_cache(maxsize=1024)
 def _form(raw: bytes) -> tuple[int, str, int]:
     text = text_of(raw)
     letter, count = text[-1:], text[:-1] or "1"

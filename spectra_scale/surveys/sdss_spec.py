@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from spectra_scale.errors import BadSpectrumError
+from spectra_scale.spectrum.grid import NATIVE_STEP
 from spectra_scale.spectrum.observed import OffGridError, snap_loglam
 from spectra_scale.surveys import lines as line_tables
 from spectra_scale.surveys.canonical import UnusableColumnError, row_of
 from spectra_scale.surveys.fits_bytes import (
     BLOCK,
+    NO_END,
     Buffer,
     Hdu,
     UnsureError,
@@ -80,14 +82,16 @@ def read_spec(path: Path, *, want_row: bool = True, want_lines: bool = False) ->
     wants = (_COADD, *((_ROW,) if want_row else ()), *((_LINES,) if want_lines else ()))
     try:
         return _read(path, buffer, wants, _fast_tables)
-    except UnsureError:
-        pass
+    except UnsureError as error:
+        unsure = str(error)
     try:
         return _read(path, buffer, wants, _slow_tables)
     except UnsureError as error:
-        cut = Reason.TRUNCATED if len(buffer) % BLOCK else Reason.UNREADABLE
+        # A header without END is one that was cut, or whose END was overwritten.
+        cut = len(buffer) % BLOCK or unsure == NO_END
         message = f"is damaged, astropy cannot read it either: {error}"
-        raise BadSpectrumError(cut, message, path) from error
+        reason = Reason.TRUNCATED if cut else Reason.UNREADABLE
+        raise BadSpectrumError(reason, message, path) from error
 
 
 Tables = dict[Want, Table | None]
@@ -178,6 +182,11 @@ def _first_pixel(path: Path, loglam: np.ndarray[Any, Any]) -> int:
     if not (loglam.min() > 3 and loglam.max() < 5):
         message = f"loglam runs from {loglam.min()} to {loglam.max()}, expected 3.5 to 4.1"
         raise BadSpectrumError(Reason.BAD_LOGLAM, message, path)
+    first = round(float(loglam[0]) / NATIVE_STEP)
+    exact = np.arange(first, first + len(loglam)) * NATIVE_STEP
+    if loglam.dtype == np.float32 and np.array_equal(loglam, exact.astype(np.float32)):
+        # The grid to the last bit, as in all real files: three times faster to see than to snap.
+        return first
     try:
         return int(snap_loglam(loglam)[0])
     except OffGridError as error:

@@ -1,0 +1,141 @@
+"""Header cards of plate and spectrum files, as the pipelines of the two surveys write them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spectra_scale.mock.fits import Card
+from spectra_scale.mock.instrument import Spectrograph
+from spectra_scale.mock.settings import MockTask
+
+
+def plate_cards(
+    task: MockTask, instrument: Spectrograph, centre: tuple[float, float], n_exposures: int
+) -> list[Card]:
+    """Cards that the spPlate of a plate and all its spec files share, COEFF0 of the plate last."""
+    versions = _boss_versions() if instrument.is_boss else _legacy_versions()
+    night = np.random.default_rng((task.seed, task.plate, task.mjd))
+    g, r, i = (float(x) for x in night.uniform((9, 12, 12), (22, 30, 28)))
+    cards: list[Card] = [
+        ("TELESCOP", "SDSS 2.5-M", "Sloan Digital Sky Survey"),
+        ("FLAVOR", "science", "exposure type, SDSS spectro style"),
+        ("MJD", task.mjd, "APO fMJD day at start of exposure"),
+        ("MJDLIST", str(task.mjd), ""),
+        ("NAME", f"{task.name}-01", "The name of the currently loaded plate"),
+        ("PLATEID", task.plate, "The currently loaded plate"),
+        ("TILEID", 122 + task.plate, ""),
+        ("CARTID", 1 + task.plate % 9, "Cartridge used in this plugging"),
+        ("RA", round(centre[0], 6), "RA of telescope boresight (deg)"),
+        ("DEC", round(centre[1], 6), "Dec of telescope boresight (deg)"),
+        ("EQUINOX", 2000.0, ""),
+        ("RADECSYS", "FK5", ""),
+        ("RADEG", round(centre[0], 6), "RA of telescope pointing(deg)"),
+        ("DECDEG", round(centre[1], 6), "Dec of telescope pointing (deg)"),
+        ("AIRTEMP", round(float(night.normal(9, 6)), 3), ""),
+        ("HUMIDITY", round(float(night.uniform(10, 70)), 3), ""),
+        ("EXPTIME", 900.0 * n_exposures, "Minimum of exposure times for all cameras"),
+        ("SPCOADD", "Mon Jan  1 00:00:00 2024", "SPCOADD finished"),
+        *versions,
+        ("PLUGFILE", f"plPlugMapM-{task.name}-01.par", ""),
+        ("HELIO_RV", round(float(night.uniform(-28, 28)), 9), "Heliocentric correction"),
+        ("VACUUM", True, "Wavelengths are in vacuum"),
+        ("SFLATTEN", True, "Superflat has been applied"),
+        ("PSFSKY", 3, "Order of PSF skysubtraction"),
+        ("SKYCHI2", round(float(night.uniform(0.98, 1.12)), 9), "Mean chi^2 of sky-subtraction"),
+        ("PREJECT", 0.2, "Profile area rejection threshold"),
+        ("SPEC1_G", round(g, 4), "(S/N)^2 for spec  1 at mag 20.20"),
+        ("SPEC1_R", round(r, 4), "(S/N)^2 for spec  1 at mag 20.25"),
+        ("SPEC1_I", round(i, 4), "(S/N)^2 for spec  1 at mag 19.90"),
+        ("SPEC2_G", round(g * 0.93, 4), "(S/N)^2 for spec  2 at mag 20.20"),
+        ("SPEC2_R", round(r * 0.95, 4), "(S/N)^2 for spec  2 at mag 20.25"),
+        ("SPEC2_I", round(i * 0.94, 4), "(S/N)^2 for spec  2 at mag 19.90"),
+        ("NSTD", 14 + task.plate % 7, "Number of (good) std stars"),
+        ("LOWREJ", 5, "Extraction: low rejection"),
+        ("HIGHREJ", 8, "Extraction: high rejection"),
+        ("SCATPOLY", 0, "Extraction: Order of scattered light polynomial"),
+        ("PROFTYPE", 3, "Extraction profile: 1=Gaussian"),
+        ("NFITPOLY", 1, "Extraction: Number of parameters in each profil"),
+        ("NWORDER", 2, "Linear-log10 coefficients"),
+        ("WFITTYPE", "LOG-LINEAR", "Linear-log10 dispersion"),
+        (
+            "COEFF0",
+            round(1e-4 * instrument.first_pixel, 4),
+            "Central wavelength (log10) of first pixel",
+        ),
+        ("COEFF1", 0.0001, "Log10 dispersion per pixel"),
+        ("FBADPIX", 0.0242607, "Fraction of bad pixels"),
+        ("WAT0_001", "system=linear", ""),
+        ("WAT1_001", "wtype=linear label=Wavelength units=Angstroms", ""),
+        ("DC-FLAG", 1, "Log-linear flag"),
+        ("BUNIT", "1E-17 erg/cm^2/s/Ang", ""),
+        ("MOCK", True, "Simulated by spectra_scale: not an observation"),
+    ]
+    return cards
+
+
+def spectrum_cards(
+    cards: list[Card], first_pixel: int, own: list[Card], n_exposures: int
+) -> list[Card]:
+    """Cards of one spec file.
+
+    Parameters
+    ----------
+    cards
+        Those of the plate.
+    first_pixel
+        Native index that COEFF0 names. BOSS files name their own first pixel; legacy files keep
+        that of the plate, one or more pixels before their `loglam` begins.
+    own
+        PLUG_RA, PLUG_DEC and the object's id.
+    n_exposures
+        How many EXPID cards follow for each camera.
+    """
+    coeff0 = round(1e-4 * first_pixel, 4)
+    mine: list[Card] = [(k, coeff0 if k == "COEFF0" else v, c) for k, v, c in cards]
+    mine += [*own, ("NEXP", 2 * n_exposures, "Number of individual exposures")]
+    for i in range(2 * n_exposures):
+        camera, number = "br"[i // n_exposures], 2591 + i % n_exposures
+        mine.append((f"EXPID{i + 1:02d}", f"{camera}1-{number:08d}-00002595-00002596", ""))
+    return mine
+
+
+def plate_axis_cards(instrument: Spectrograph) -> list[Card]:
+    """Cards of the wavelength axis of an spPlate image; CTYPE1 says linear although it is not."""
+    return [
+        (
+            "CRVAL1",
+            round(1e-4 * instrument.first_pixel, 4),
+            "Central wavelength (log10) of first pixel",
+        ),
+        ("CD1_1", 0.0001, "Log10 dispersion per pixel"),
+        ("CRPIX1", 1, "Starting pixel (1-indexed)"),
+        ("CTYPE1", "LINEAR", ""),
+    ]
+
+
+def _legacy_versions() -> list[Card]:
+    # VERS2D begins with v5 in legacy files too, and there is no RUN2D card.
+    return [
+        ("VERSION", "v3_140_0", "version of IOP"),
+        ("CAMVER", "SPEC2 v4_5", "Camera code version"),
+        ("VERSIDL", "6.3", "Version of IDL"),
+        ("VERSUTIL", "v5_3_0", "Version of idlutils"),
+        ("VERSREAD", "v5_3_12", "Version of idlspec2d for pre-processing raw dat"),
+        ("VERS2D", "v5_3_12", "Version of idlspec2d for 2D reduction"),
+        ("VERSCOMB", "v5_3_12", "Version of idlspec2d for combining multiple spe"),
+        ("VERSFLAT", "v1_7", "Version of SPECFLAT product"),
+    ]
+
+
+def _boss_versions() -> list[Card]:
+    return [
+        ("BOSSVER", "2", "ICC version"),
+        ("VERSIDL", "7.1.1", "Version of IDL"),
+        ("VERSUTIL", "v5_5_36", "Version of idlutils"),
+        ("VERSREAD", "v5_13_2", "Version of idlspec2d for pre-processing raw dat"),
+        ("VERS2D", "v5_13_2", "Version of idlspec2d for 2D reduction"),
+        ("VERSCOMB", "v5_13_2", "Version of idlspec2d for combining multiple spe"),
+        ("VERSFLAT", "v1_40", "Version of SPECFLAT product"),
+        ("RUN2D", "v5_13_2", "Spectro-2D reduction name"),
+        ("REDDEN01", 0.0709, "Median extinction in u-band"),
+    ]

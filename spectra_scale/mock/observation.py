@@ -1,0 +1,157 @@
+"""One plate put together: fibres, objects, light, exposure and measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra_scale.mock.instrument import Exposure, Spectrograph, observe, spectrograph
+from spectra_scale.mock.light import Continuum, Emission, emission, render
+from spectra_scale.mock.measure import Measured, broad_detected, measure, pipeline_class
+from spectra_scale.mock.objects import Objects, draw_objects
+from spectra_scale.mock.population import Floats
+from spectra_scale.mock.settings import MockSettings, MockTask
+
+Ints = NDArray[np.int64]
+PLATE_RADIUS_DEG = 1.45
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """A plate as observed. Arrays of length n_science unless said otherwise.
+
+    Attributes
+    ----------
+    task, settings, instrument
+        What was asked for, and with which spectrograph.
+    centre
+        RA and Dec (deg) of the plate.
+    fiber
+        FIBERID of each science spectrum.
+    row
+        Its row in the exposure.
+    ra, dec
+        Degrees.
+    objects, continuum, lines, measured
+        The truth, and what is measured of the lines.
+    exposure
+        Spectra of all fibres, shape (n_fibers, pixel).
+    sky_fiber
+        FIBERID of the sky fibres, shape (n_sky,).
+    artefact
+        Index into ``instrument.ARTEFACTS``.
+    redshift, redshift_err, zwarning
+        As the pipeline finds them.
+    classes, subclass
+        As the pipeline finds them.
+    has_lines
+        Whether the line table has a row.
+    """
+
+    task: MockTask
+    settings: MockSettings
+    instrument: Spectrograph
+    centre: tuple[float, float]
+    fiber: Ints
+    row: Ints
+    ra: Floats
+    dec: Floats
+    objects: Objects
+    continuum: Continuum
+    lines: Emission
+    measured: Measured
+    exposure: Exposure
+    sky_fiber: Ints
+    artefact: Ints
+    redshift: Floats
+    redshift_err: Floats
+    zwarning: Ints
+    classes: NDArray[np.str_]
+    subclass: NDArray[np.str_]
+    has_lines: NDArray[np.bool_]
+
+
+def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
+    """Draw, light up, expose and measure the objects of `task`."""
+    rng = task.noise_rng()
+    instrument = spectrograph(is_boss=task.survey == "boss", rng=rng)
+    objects = draw_objects(task, settings)
+    continuum = Continuum.of(objects)
+    lines = emission(objects, continuum)
+    fiber, sky_fiber = _fibers(task, settings, rng)
+    every = np.sort(np.concatenate([fiber, sky_fiber]))
+    row = np.searchsorted(every, fiber)
+    artefact = np.zeros(len(every), dtype=np.int64)
+    # Sky residuals are the common fault; every second one of the rest loses half a spectrum.
+    wrong = rng.random(len(every)) < settings.artefact_fraction
+    artefact[wrong] = rng.choice((1, 2, 3), int(wrong.sum()), p=(0.7, 0.15, 0.15))
+    model = np.zeros((len(every), instrument.n_pixels), dtype=np.float32)
+    model[row] = render(continuum, lines, instrument.first_pixel, instrument.wdisp)
+    exposure = observe(model, artefact, instrument, rng)
+    measured = measure(continuum, lines, instrument, rng)
+    classes, subclass = pipeline_class(
+        continuum, measured, broad_detected(continuum, lines, measured)
+    )
+    redshift, redshift_err, zwarning = _redshifts(objects, settings, rng)
+    centre, ra, dec = _positions(task)
+    return Observation(
+        task=task,
+        settings=settings,
+        instrument=instrument,
+        centre=centre,
+        fiber=fiber,
+        row=row,
+        ra=ra,
+        dec=dec,
+        objects=objects,
+        continuum=continuum,
+        lines=lines,
+        measured=measured,
+        exposure=exposure,
+        sky_fiber=sky_fiber,
+        artefact=artefact[row],
+        redshift=redshift,
+        redshift_err=redshift_err,
+        zwarning=zwarning,
+        classes=classes,
+        subclass=subclass,
+        has_lines=(classes == "GALAXY") & (rng.random(len(fiber)) >= settings.no_lines_fraction),
+    )
+
+
+def _fibers(task: MockTask, settings: MockSettings, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    if task.layout == "spec":
+        # Scattered spectra of a plate, as they come from a query.
+        drawn = rng.choice(settings.fibers(task.survey), task.n_science, replace=False) + 1
+        return np.sort(drawn).astype(np.int64), np.zeros(0, dtype=np.int64)
+    order = rng.permutation(task.n_fibers) + 1
+    return np.sort(order[: task.n_science]), np.sort(order[task.n_science :])
+
+
+def _redshifts(
+    objects: Objects, settings: MockSettings, rng: np.random.Generator
+) -> tuple[Floats, Floats, Ints]:
+    n = len(objects)
+    error = 1.2e-5 * 10 ** (0.2 * (objects.magnitude - 17.5)) * rng.uniform(0.7, 1.6, n)
+    redshift = objects.redshift + error * rng.standard_normal(n)
+    bad = rng.random(n) < settings.bad_redshift_fraction
+    # SMALL_DELTA_CHI2 for most, MANY_OUTLIERS for a third, whose redshift is right all the same.
+    zwarning = np.where(bad, rng.choice((4, 16), n, p=(0.65, 0.35)), 0)
+    redshift = np.where(zwarning == 4, rng.uniform(0.01, 0.8, n), redshift)
+    return redshift, error, zwarning.astype(np.int64)
+
+
+def _positions(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
+    """Sky positions in degrees: the same for repeats, uniform within a plate's radius."""
+    rng = np.random.default_rng(
+        np.random.SeedSequence(task.seed, spawn_key=(task.source_plate, 2))
+    )
+    # The northern cap of the survey, where most of its plates are.
+    ra0, dec0 = float(rng.uniform(120, 240)), float(rng.uniform(0, 58))
+    radius = PLATE_RADIUS_DEG * np.sqrt(rng.random(task.n_source))
+    angle = rng.uniform(0, 2 * np.pi, task.n_source)
+    dec = dec0 + radius * np.sin(angle)
+    ra = ra0 + radius * np.cos(angle) / np.cos(np.radians(dec))
+    return (ra0, dec0), ra[: task.n_science], dec[: task.n_science]
