@@ -1,4 +1,4 @@
-"""Job files: TOML in, a validated `Job` out, with what was found and expected where it is wrong."""
+"""Job files: TOML in, a validated `Job` out, or what was found and expected where it is wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_job(
         msg = f"{path}: not TOML: {error}. Correct the file."
         raise UsageError(msg) from error
     for setting in settings:
-        _set(data, setting)
+        set_value(data, setting)
     if sources:
         releases = data.setdefault("release", [{"name": "release"}])
         releases[0]["source"] = [str(source) for source in sources]
@@ -80,7 +80,14 @@ def _explain(error: Any) -> str:
     return f"{place}: {error['msg'].removeprefix('Value error, ')}{found}"
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
+def set_value(data: dict[str, Any], setting: str) -> None:
+    """Change one setting, given as ``path=value``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such place, or no value.
+    """
     name, equals, text = setting.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):

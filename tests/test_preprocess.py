@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.spectrum.grid import WavelengthGrid
@@ -55,11 +56,12 @@ def reference_by_hand(block, s, redshift, factor, grid):
 SMALL = WavelengthGrid(np.log10(3600.0), 6e-4, 100)
 
 
-@pytest.mark.parametrize("boost", [1.0, 30.0])
+@pytest.mark.parametrize("boost", [0.1, 30.0])
 def test_the_reference_preset_is_the_mean_of_the_native_pixels_in_each_grid_pixel(boost):
     block, redshift = observed(3, n=3, m=500, first=36200)
     # Boosted flux, with its noise as it was, meets the cap on S/N.
     block = dataclasses.replace(block, flux=block.flux * np.float32(boost))
+    block.flux[1, 100:110] *= -1  # the cap is on F√v, and so not on negative flux
     factor = np.array([0.4, 1.7, 6.0])
     rest, quality = to_rest_frame(
         block, redshift, Preprocess("reference", "paper", grid=SMALL), factor
@@ -113,9 +115,22 @@ def test_quality_is_what_numpy_makes_of_the_valid_pixels():
     for s in range(len(rest)):
         good = rest.mask[s]
         ratio = rest.flux[s, good].astype(float) * np.sqrt(rest.ivar[s, good].astype(float))
-        assert quality.snr_median[s] == pytest.approx(np.median(ratio), rel=1e-12)
+        # The median is taken of float32 values.
+        assert quality.snr_median[s] == pytest.approx(np.median(ratio), rel=1e-7)
         assert quality.snr_mean[s] == pytest.approx(ratio.mean(), rel=1e-12)
         assert quality.masked_fraction[s] == pytest.approx(1 - good.mean(), abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-(2.0**99), 2.0**99, width=32))
+    | hnp.arrays(np.float32, st.integers(1, 40), elements=st.sampled_from([-2.0, -0.0, 0.0, 1.5])),
+)
+def test_median_signal_to_noise_is_the_median_for_any_values_ties_and_signs(flux):
+    quality = measure_quality(flux[None], np.ones((1, flux.size)))
+    # Exact, but for the rounding of the mean of the two in the middle.
+    want = np.median(flux.astype(np.float64))
+    assert quality.snr_median[0] == pytest.approx(want, rel=1e-15, abs=0)
 
 
 def test_a_spectrum_without_a_valid_pixel_has_no_signal_and_is_fully_masked():

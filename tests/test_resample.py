@@ -220,7 +220,13 @@ def test_masked_pixels_never_leak(survey):
     got = rest_frame_conserve(spoiled, unknown, bits, native, redshift, edges, REJECT, 0.5)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a, b)
-    # The same holes told by ivar 0 instead of by a bit.
+    # The same holes told by flux or ivar that is no number, by ivar below 0, or by ivar 0.
+    for hole_flux, hole_ivar in [(np.nan, 1), (np.inf, 1), (5, np.nan), (5, np.inf), (5, -1)]:
+        holed = np.where(bits != 0, np.float32(hole_flux), flux)
+        untold = np.where(bits != 0, np.float32(hole_ivar), ivar)
+        got = rest_frame_conserve(holed, untold, 0 * bits, native, redshift, edges, REJECT, 0.5)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
     empty = np.where(bits != 0, np.float32(0), ivar)
     got = rest_frame_conserve(spoiled, empty, 0 * bits, native, redshift, edges, REJECT, 0.5)
     for a, b in zip(got, want, strict=True):

@@ -173,6 +173,28 @@ def test_the_error_of_a_stack_is_its_scatter_over_noise():
     assert abs(pulls.var() - 1.0) < 5 * np.sqrt(2.0 / 3000)  # sampling error of a variance
 
 
+@pytest.mark.parametrize("regions", [1, 2])
+@pytest.mark.parametrize(
+    ("flux", "ivar"), [(np.nan, 1), (np.inf, 1), (5, np.nan), (5, np.inf), (5, -1)]
+)
+def test_a_pixel_whose_flux_or_ivar_is_no_number_is_missing(flux, ivar, regions):
+    block, redshift = observed(10)
+    members = np.ones((6, regions))
+    want = stack_regions(block, redshift, members, REJECT)
+    hidden = (block.mask_bits & REJECT) != 0
+    holed = dataclasses.replace(
+        block,
+        flux=np.where(hidden, np.float32(flux), block.flux),
+        ivar=np.where(hidden, np.float32(ivar), block.ivar),
+    )
+    got = stack_regions(holed, redshift, members, 0)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(as_array(a), as_array(b))
+    aligned = shift_to_stack(holed, redshift, 0)
+    for a, b in zip(aligned, shift_to_stack(block, redshift, REJECT), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_member_counted_twice_is_a_member_given_twice():
     block, redshift = observed(5, n=3)
     (twice,) = stack_regions(block, redshift, np.array([[2], [0], [1]]), REJECT)
@@ -189,7 +211,7 @@ def test_spectra_without_a_usable_scale_or_redshift_are_left_out(bad):
     keep = [0, 2]
     (want,) = stack_regions(rows(block, keep), redshift[keep], np.ones((2, 1)), REJECT)
     np.testing.assert_array_equal(as_array(got), as_array(want))
-    if not bad == 0:
+    if bad != 0:
         shifted = np.where(np.arange(3) == 1, bad, redshift)
         (got,) = stack_regions(block, shifted, np.ones((3, 1)), REJECT)
         np.testing.assert_array_equal(as_array(got), as_array(want))

@@ -1,8 +1,8 @@
 """The two spectrographs: grid, throughput and noise, night sky, masks, and known faults.
 
-Noise levels were measured on public spectra of each instrument as variance = a + b F. The sky has
-the mercury, sodium and oxygen lines and the OH forest at the strengths of a mean night at Apache
-Point; shares of the mask bits are those of 196 legacy and 71 BOSS files.
+Noise levels were measured on public spectra of each instrument as variance = a + b F. Sky lines
+(mercury, sodium, oxygen and the OH forest) are the peaks of the mean sky of the BOSS files;
+shares of the mask bits are those of 196 legacy and 71 BOSS files.
 """
 
 from __future__ import annotations

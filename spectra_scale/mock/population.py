@@ -2,8 +2,10 @@
 
 A population is a smooth continuum, multiplied by a forest of absorption features (atoms and
 molecular bands of cool stars, whose strength grows with age) and by the Balmer series and jump of
-hot stars. The list of features is that of atlases of late-type spectra; strengths and continua
-were tuned by eye and by least squares against public SDSS spectra, none of which is needed to run.
+hot stars. The list of features is that of atlases of late-type spectra. Their strengths and the
+old continuum were fitted by least squares to the SDSS pipeline's galaxy eigenspectra, combined to
+match a stack of ten public spectra of quiet galaxies; the younger continua were set by eye against
+three more stacks. None of these is needed to run.
 """
 
 from __future__ import annotations

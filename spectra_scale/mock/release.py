@@ -97,7 +97,8 @@ def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> d
     if missing:
         message = (
             f"{folder}: {len(missing)} of {len(tasks)} plates are not written with "
-            f"these settings, the first is {missing[0]}. Write them with write_plate, then finish again."
+            f"these settings, the first is {missing[0]}. Write them with write_plate, then "
+            "finish again."
         )
         raise SpectraScaleError(message)
     n_rows = {name: sum(len(rows) for rows in _parts(folder, tasks, name)) for name in _TABLES}

@@ -38,6 +38,43 @@ class Quality:
 
 
 @compiled
+def _median(values: Floats, keys: npt.NDArray[np.int32]) -> float:
+    """Median of float32 values, none of them NaN, by halving the range of their bit patterns.
+
+    Counting how many lie below a pivot vectorises, so that 32 countings take a third of the time
+    of one selection, whose branches no processor can predict. `keys` is room of the same length.
+    """
+    n = values.shape[0]
+    bits = values.view(np.int32)
+    low = np.int64(2147483647)
+    high = np.int64(-2147483648)
+    for i in range(n):
+        # As signed integers the patterns order like the values they stand for.
+        keys[i] = bits[i] if bits[i] >= 0 else bits[i] ^ np.int32(0x7FFFFFFF)
+        low = min(low, np.int64(keys[i]))
+        high = max(high, np.int64(keys[i]))
+    wanted = (n + 1) // 2  # the lower median is the smallest key with as many at or below it
+    while low < high:
+        middle = np.int32((low + high) >> 1)
+        below = 0
+        for i in range(n):
+            below += 1 if keys[i] <= middle else 0
+        if below >= wanted:
+            high = np.int64(middle)
+        else:
+            low = np.int64(middle) + 1
+    below = 0
+    lower = -np.inf
+    upper = np.inf
+    for i in range(n):
+        below += 1 if keys[i] <= low else 0
+        value = np.float64(values[i])
+        lower = value if keys[i] == low else lower
+        upper = min(upper, value if keys[i] > low else np.inf)
+    return lower if n % 2 == 1 or below > wanted else 0.5 * (lower + upper)
+
+
+@compiled
 def _signal_to_noise(
     flux: Floats,
     ivar: Floats,
@@ -59,7 +96,8 @@ def _signal_to_noise(
     """
     out_median, out_mean, out_total, out_masked = outputs
     n_pixels = flux.shape[1]
-    ratio = np.empty(n_pixels)
+    ratio = np.empty(n_pixels, dtype=np.float32)
+    keys = np.empty(n_pixels, dtype=np.int32)
     for s in range(flux.shape[0]):
         n = 0
         added = 0.0
@@ -67,12 +105,13 @@ def _signal_to_noise(
         for j in range(n_pixels):
             if ivar[s, j] > ZERO:
                 f = np.float64(flux[s, j])
-                ratio[n] = f * np.sqrt(np.float64(ivar[s, j]))
-                added += ratio[n]
+                snr = f * np.sqrt(np.float64(ivar[s, j]))
+                ratio[n] = snr
+                added += snr
                 total += f
                 n += 1
         out_masked[s] = 1.0 - n / n_pixels
-        out_median[s] = np.median(ratio[:n]) if n else 0.0
+        out_median[s] = _median(ratio[:n], keys[:n]) if n else 0.0
         out_mean[s] = added / n if n else 0.0
         known = n > 0 and variance_of_sum[s] > 0.0
         out_total[s] = total / np.sqrt(variance_of_sum[s]) if known else 0.0

@@ -212,7 +212,11 @@ def _fit(
     )
     fitted = FittedMap.fit(x, settings)
     found = quality(x, fitted.coordinates, k=config.n_neighbors, seed=config.seed)
-    return fitted.to_arrays(), {name: float(value) for name, value in found.items()}
+    return fitted.to_arrays(), {
+        "trustworthiness": found.trustworthiness,
+        "neighbour_overlap": found.neighbour_overlap,
+        "quality over rows": found.n_rows,
+    }
 
 
 def _place_shard(features: _Features, map_file: Path, k: int, shard: Shard) -> Floats:

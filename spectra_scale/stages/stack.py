@@ -61,14 +61,11 @@ class StackInputs:
     ----------
     releases, sample, regions
         Native arrays, the rows and redshifts of the sample, and who is in which region.
-    mask
-        Mask preset of the sample, used if `[stack]` says ``same``.
     """
 
     releases: Sequence[Release]
     sample: Sample
     regions: Artifact
-    mask: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -94,6 +94,50 @@ def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     return [(key, mine.get(key, "default")) for key in keys if mine.get(key) != theirs.get(key)]
 
 
+def _record(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """What a directory says it holds: the manifest, or the recipe of an unfinished artifact."""
+    for name in (MANIFEST, STARTED):
+        if (path / name).is_file():
+            return name, read_json(path / name)
+    return None
+
+
+def refuse_stale(path: Path, recipe: Recipe) -> None:
+    """Refuse a directory that holds something else; nothing is written.
+
+    Raises
+    ------
+    StaleArtifactError
+        If it holds something made from other inputs or settings.
+    UsageError
+        If it holds files that no stage of ours has written.
+    """
+    found = _record(path)
+    if found is not None:
+        recorded = found[1]
+        if recorded["fingerprint"] != recipe.fingerprint:
+            raise StaleArtifactError(
+                path, recorded["fingerprint"], recipe.fingerprint, recipe.differences(recorded)
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        msg = (
+            f"{path} holds files, but no {MANIFEST}: found something this program did not write, "
+            "expected an empty or absent directory. Give another place, or move the files away."
+        )
+        raise UsageError(msg)
+
+
+def begin_state(path: Path, recipe: Recipe) -> str:
+    """What `begin` would find: ``done``, ``unfinished``, ``other settings`` or ``to do``."""
+    found = _record(path)
+    if found is None:
+        return "to do"
+    name, recorded = found
+    if recorded["fingerprint"] != recipe.fingerprint:
+        return "other settings"
+    return "done" if name == MANIFEST else "unfinished"
+
+
 def begin(path: Path, recipe: Recipe) -> Artifact | None:
     """Say what to do with an output directory.
 
@@ -105,27 +149,16 @@ def begin(path: Path, recipe: Recipe) -> Artifact | None:
 
     Raises
     ------
-    StaleArtifactError
-        If it holds something made from other inputs or settings.
-    UsageError
-        If it holds files that no stage of ours has written.
+    StaleArtifactError, UsageError
+        As `refuse_stale`.
     """
-    for name in (MANIFEST, STARTED):
-        if (path / name).is_file():
-            recorded = read_json(path / name)
-            if recorded["fingerprint"] != recipe.fingerprint:
-                raise StaleArtifactError(
-                    path, recorded["fingerprint"], recipe.fingerprint, recipe.differences(recorded)
-                )
-            return Artifact(path, recorded) if name == MANIFEST else None
-    if path.is_dir() and any(path.iterdir()):
-        msg = (
-            f"{path} holds files, but no {MANIFEST}: found something this program did not write, "
-            "expected an empty or absent directory. Give another place, or move the files away."
-        )
-        raise UsageError(msg)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / STARTED, _recorded(recipe))
+    refuse_stale(path, recipe)
+    found = _record(path)
+    if found is not None and found[0] == MANIFEST:
+        return Artifact(path, found[1])
+    if found is None:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / STARTED, _recorded(recipe))
     return None
 
 

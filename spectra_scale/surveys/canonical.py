@@ -87,7 +87,10 @@ def row_of(table: Table, reduction: str) -> dict[str, Any]:
 def _row(found: dict[str, Any], file_reduction: str) -> dict[str, Any]:
     plate, mjd, fiber = (_integer(found, name) for name in ("plate", "mjd", "fiber"))
     reduction = _text(found, "reduction") or file_reduction
-    noqso = bool(found.get("class_noqso", "" if _is_legacy(reduction) else "?"))
+    if min(plate, mjd, fiber) < 0:
+        msg = f"plate-MJD-fibre is {plate}-{mjd}-{fiber}, expected no negative number"
+        raise UnusableColumnError(msg)
+    noqso = _text(found, "class_noqso") if "class_noqso" in found else not _is_legacy(reduction)
     return {
         "spectrum_key": f"sdss:{plate}-{mjd}-{fiber}",
         "reduction": reduction,
@@ -253,6 +256,9 @@ def _complete(out: dict[str, Array], found: Mapping[str, Array]) -> None:
 def _texts(values: Array | None, n_rows: int) -> Array:
     if values is None:
         return np.full(n_rows, "", "U1")
+    if values.ndim != 1:
+        msg = f"a column of text has {values.ndim} axes, expected one value a row"
+        raise UnusableColumnError(msg)
     return np.char.strip(np.asarray(values).astype(np.str_))
 
 
@@ -350,7 +356,7 @@ def _rebuilt(plate: Array, fiber: Array, mjd: Array, reductions: list[str]) -> A
         try:
             ids = sdss_specobjid(plate[rows], fiber[rows], mjd[rows], name)
         except SpectraScaleError as error:
-            log.warning("no specObjID reduction=%s rows=%d: %s", name, len(rows), error)
+            log.debug("no specObjID reduction=%s rows=%d: %s", name, len(rows), error)
             continue
         out[rows] = ids.astype("U20")
     return out

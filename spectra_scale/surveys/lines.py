@@ -42,7 +42,7 @@ SPZLINE_COLUMNS = ("LINENAME", "LINEAREA", "LINEAREA_ERR", "LINEEW", "LINEEW_ERR
 _SPZLINE_NAMES = ("H_beta", "[O_III] 5007", "H_alpha", "[N_II] 6583")
 _PORTSMOUTH_INDEX = (15, 17, 24, 25)  # of 28 lines (formats.md A4)
 _PORTSMOUTH_LINES = 28
-_MISSING = -9998.0  # -9999 is "no value"
+_MISSING = -9999.0  # "no value"; real fluxes may be lower still
 
 
 def lines_from_spzline(table: Mapping[str, Array], redshift: float) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def lines_from_spzline(table: Mapping[str, Array], redshift: float) -> dict[str,
 
 
 def _valid_one(value: float, error: float) -> tuple[float, float]:
-    good = math.isfinite(value) and value > _MISSING and math.isfinite(error) and error > 0
+    good = math.isfinite(value) and value != _MISSING and math.isfinite(error) and error > 0
     return (value, error) if good else (math.nan, math.nan)
 
 
@@ -133,7 +133,7 @@ def _read_mpa(source: Source) -> dict[str, Array]:
         out[f"{line}_err"] = source.read(f"{name}_FLUX_ERR")
     # MPA-JHU counts emission as negative.
     ew = np.asarray(source.read("H_ALPHA_EQW"), np.float64)
-    out["halpha_ew"] = np.where(ew > _MISSING, -ew, np.nan)
+    out["halpha_ew"] = np.where(ew != _MISSING, -ew, np.nan)
     out["halpha_ew_err"] = source.read("H_ALPHA_EQW_ERR")
     reliable = _reliable(source)
     return {name: np.where(reliable, values, np.nan) for name, values in out.items()}
@@ -269,7 +269,7 @@ def _blank_invalid(values: dict[str, Array]) -> None:
     pairs = [(f"{line}_flux", f"{line}_err") for line in LINES] + [("halpha_ew", "halpha_ew_err")]
     for value, error in pairs:
         v, e = values[value], values[error]
-        good = np.isfinite(v) & (v > _MISSING) & np.isfinite(e) & (e > 0)
+        good = np.isfinite(v) & (v != _MISSING) & np.isfinite(e) & (e > 0)
         values[value], values[error] = np.where(good, v, np.nan), np.where(good, e, np.nan)
 
 

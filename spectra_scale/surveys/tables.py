@@ -90,7 +90,7 @@ class Source:
         except ValueError as error:
             msg = f"{self.path}: column {name} holds something else than numbers: {error}"
             raise SpectraScaleError(msg) from error
-        good = np.isfinite(numbers) & (np.abs(numbers) < 2**53) & (numbers == np.rint(numbers))
+        good = np.isfinite(numbers) & (np.abs(numbers) < 2.0**63) & (numbers == np.rint(numbers))
         return np.where(good, numbers, -1).astype(np.int64)
 
     def blocks(self) -> Iterator[tuple[int, int]]:

@@ -21,9 +21,12 @@ from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import PrepareSection, changed_settings
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.spectrum.grid import WavelengthGrid
+from spectra_scale.spectrum.observed import ObservedSpectra, RestSpectra
+from spectra_scale.spectrum.preprocess import to_rest_frame
+from spectra_scale.spectrum.quality import Quality
 from spectra_scale.stages.prepare.identity import identify
 from spectra_scale.stages.prepare.pack import pack, parts_of
-from spectra_scale.stages.prepare.rest import RestTask, rest_shard
+from spectra_scale.stages.prepare.rest import RestTask, how, luminosity_factor, rest_shard
 from spectra_scale.stages.prepare.selection import Cuts, select_rows
 from spectra_scale.store.arrays import Layout
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
@@ -31,6 +34,7 @@ from spectra_scale.store.release import Release
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.schema import DROPPED, INDEX
 from spectra_scale.store.tables import read_table, write_table
+from spectra_scale.surveys.sdss import SpectrumArrays
 
 VERSION = 1
 KIND = "prepare"
@@ -112,7 +116,8 @@ def run(
         recipe,
         counts={"rows in": n_in, "kept": index.num_rows, "dropped": dropped.num_rows,
                 "dropped by cut": removed} | _facts(index),
-        metrics={"preset": config.preset, "n_pixels": config.n_pixels, "unit": _unit(config)},
+        metrics={"preset": config.preset, "n_pixels": config.n_pixels,
+                 "unit": how(config).flux_unit},
         where={"place": place.name},
     )  # fmt: skip
     shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -124,12 +129,6 @@ def _require(condition: bool, *found: int) -> None:  # noqa: FBT001
         n_in, kept, dropped = found
         msg = f"rows do not add up: {n_in} in, {kept} kept, {dropped} dropped. This is a bug."
         raise SpectraScaleError(msg)
-
-
-def _unit(config: PrepareSection) -> str:
-    if config.preset == "reference":
-        return "λF_λ at z = 0.1: 1e-17 erg s-1 cm-2"
-    return "F_λ, rest frame: 1e-17 erg s-1 cm-2 Å-1"
 
 
 def _layout(recipe: Recipe) -> Layout:
@@ -209,3 +208,29 @@ def _facts(index: pa.Table) -> dict[str, int]:
         "superseded": sum(index["superseded"].to_pylist()),
         "objects": len(set(index["sky_id"].to_pylist())),
     }
+
+
+def shift_spectra(
+    arrays: SpectrumArrays, redshift: float, config: PrepareSection
+) -> tuple[RestSpectra, Quality]:
+    """Shift one spectrum to the rest frame as a sample's spectra are; no cut is applied.
+
+    Parameters
+    ----------
+    arrays
+        The spectrum, as a reader of `surveys` gives it.
+    redshift
+        Its redshift.
+    config
+        `[prepare]`; Milky Way dust is not corrected for here, a file has no E(B−V).
+    """
+    observed = ObservedSpectra(
+        np.array([""], dtype=object),
+        arrays.first_pixel,
+        arrays.flux[None, :],
+        arrays.ivar[None, :],
+        arrays.mask_bits[None, :],
+    )
+    z = np.array([redshift])
+    factor = luminosity_factor(z) if config.preset == "reference" else None
+    return to_rest_frame(observed, z, how(config), luminosity_factor=factor)

@@ -102,16 +102,21 @@ def _shift(
     rest, quality = to_rest_frame(
         observed,
         z,
-        Preprocess(
-            preset=config.preset,
-            mask=config.mask,
-            min_coverage=config.min_coverage,
-            grid=WavelengthGrid.rest_frame(config.n_pixels),
-        ),
+        how(config),
         luminosity_factor=luminosity_factor(z) if config.preset == "reference" else None,
         extinction=None if task.extinction is None else dereddening(task, part, observed),
     )
     return rest.flux, rest.ivar, quality
+
+
+def how(config: PrepareSection) -> Preprocess:
+    """Settings of the kernel."""
+    return Preprocess(
+        preset=config.preset,
+        mask=config.mask,
+        min_coverage=config.min_coverage,
+        grid=WavelengthGrid.rest_frame(config.n_pixels),
+    )
 
 
 def _read(task: RestTask, part: slice) -> ObservedSpectra:

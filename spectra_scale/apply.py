@@ -1,0 +1,238 @@
+"""Apply: the models of a finished run on a release, on a folder, or on one spectrum file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from spectra_scale.config import Job
+from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.jobfile import make_job
+from spectra_scale.pipeline import run_job
+from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.store.artifact import MANIFEST
+from spectra_scale.store.release import open_release
+from spectra_scale.store.run import Run, open_run
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What a new release may bring besides its files.
+
+    Parameters
+    ----------
+    catalogue
+        Its catalogue, or None.
+    lines
+        Its line tables; none: the pipeline's own line fits.
+    settings
+        Changes to the run's job, as in `--set`.
+    """
+
+    catalogue: Path | None = None
+    lines: Sequence[Path] = ()
+    settings: Sequence[str] = ()
+
+
+def apply_to_release(run_path: Path, target: Path, out: Path | None, extra: Extra) -> Run:
+    """Encode, score, place and stack new data with the models of a finished run.
+
+    Parameters
+    ----------
+    run_path
+        The run whose models are used.
+    target
+        A finished release, or a folder of survey files, which is ingested first.
+    out
+        Directory of the new run; default RUN/applied/NAME.
+    extra
+        Catalogue, line tables and settings of the new data.
+
+    Returns
+    -------
+    Run
+        The new run; its report says how far the data drift from what the models know.
+    """
+    from spectra_scale.jobfile import set_value
+
+    open_run(run_path)
+    data: dict[str, Any] = tomllib.loads((run_path / "job.toml").read_text())
+    for name in ("mock", "limit", "release", "models"):
+        data.pop(name, None)
+    is_release = (target / MANIFEST).is_file()
+    name = open_release(target).name if is_release else _name_of(target)
+    section: dict[str, Any] = {"name": name}
+    if is_release:
+        section["path"] = str(target)
+    else:
+        section["source"] = [str(target)]
+        if extra.catalogue is not None:
+            section["catalogue"] = str(extra.catalogue)
+    folder = out or run_path / "applied" / name
+    data |= {
+        "name": f"{data['name']}-on-{name}"[:64],
+        "out": str(folder),
+        "release": [section],
+        "models": {"from": str(run_path)},
+        "label": {"lines": [str(path) for path in extra.lines]},
+    }
+    for setting in extra.settings:
+        set_value(data, setting)
+    return run_job(make_job(data, f"apply {run_path}"))
+
+
+def _name_of(folder: Path) -> str:
+    name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in folder.resolve().name)
+    return name.strip("-._") or "release"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What a run's models say of one spectrum.
+
+    Parameters
+    ----------
+    facts
+        Named numbers and words, in order.
+    wave, flux, reconstruction
+        Rest-frame wavelength (Å), normalised flux (NaN where masked) and its reconstruction.
+    label
+        Class code.
+    """
+
+    facts: dict[str, Any]
+    wave: NDArray[np.float64]
+    flux: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
+    label: int
+
+
+def apply_to_file(run_path: Path, path: Path) -> Scored:
+    """Encode, score and place one spectrum file (SDSS spec format).
+
+    Parameters
+    ----------
+    run_path
+        The run whose models are used.
+    path
+        The file. No cut is applied; redshift and lines are the file's own.
+
+    Raises
+    ------
+    BadSpectrumError
+        If the file cannot be used.
+    SpectraScaleError
+        If its spectrum has no positive median in the rest-frame range.
+    """
+    from spectra_scale.models.autoencoder import encode
+    from spectra_scale.models.checkpoint import load_model
+    from spectra_scale.stages.prepare import shift_spectra
+    from spectra_scale.surveys.sdss_spec import read_spec
+
+    run = open_run(run_path)
+    job: Job = make_job(tomllib.loads((run_path / "job.toml").read_text()), str(run_path))
+    spec = read_spec(path, want_lines=True)
+    assert spec.row is not None
+    z = float(spec.row["z"])
+    rest, quality = shift_spectra(spec.arrays, z, job.prepare)
+    model, normalisation, _ = load_model(run.folder("train"))
+    found = normalisation.apply(rest.flux, rest.ivar)
+    if not found.usable[0]:
+        msg = (
+            f"{path}: no valid pixel, or a median flux that is not positive, in the rest-frame "
+            f"range at z = {z:.4f}; expected a spectrum that can be normalised."
+        )
+        raise SpectraScaleError(msg)
+    encoded = encode(model, found.flux, found.ivar, want_reconstruction=True)
+    assert encoded.reconstruction is not None
+    label = _label(spec.row, spec.lines)
+    facts = {
+        "spectrum": spec.row["spectrum_key"],
+        "class": f"{spec.row['class']} {spec.row['subclass']}".strip(),
+        "label": CLASS_NAMES[label],
+        "z": z,
+        "S/N (total)": float(quality.snr_total[0]),
+        "masked fraction": float(quality.masked_fraction[0]),
+        "χ² per valid pixel": float(encoded.chi2_valid[0]),
+        **_scores(run, encoded.latents, found.flux, found.ivar, encoded.reconstruction),
+    }
+    shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
+    return Scored(facts, rest.grid.centres, shown, encoded.reconstruction[0], label)
+
+
+def _label(row: dict[str, Any], lines: dict[str, Any] | None) -> int:
+    from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
+
+    names = [name for name in LineMeasurements.__slots__ if name != "measured"]
+    measured = LineMeasurements(
+        measured=np.array([lines is not None]),
+        **{name: np.array([float((lines or {}).get(name, np.nan))]) for name in names},
+    )
+    return int(classify(broad_from_subclass(np.array([row["subclass"]])), measured)[0])
+
+
+def _scores(
+    run: Run,
+    latents: NDArray[np.float32],
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    reconstruction: NDArray[np.float32],
+) -> dict[str, Any]:
+    from spectra_scale.models.embedding import FittedMap
+    from spectra_scale.models.gis import p_value
+    from spectra_scale.stages.density import load_flow
+    from spectra_scale.stages.embed import MAP
+
+    flow, reference = load_flow(run.folder("density"))
+    log_prob = flow.log_prob(latents.astype(np.float64))
+    facts: dict[str, Any] = {
+        "log p": float(log_prob[0]),
+        "p-value": float(p_value(log_prob, reference)[0]),
+    }
+    inpainted = np.where(ivar > 0, flux, reconstruction)
+    for name, values in (("latents", latents), ("flux", inpainted)):
+        arrays = load_file(run.folder(f"embed-{name}") / MAP)
+        pixels = arrays.pop("pixels")
+        features = values if name == "latents" else values[:, pixels]
+        x, y = FittedMap.from_arrays(arrays).place(features)[0][:2]
+        facts[f"place on the map of {name}"] = f"{x:.3f}, {y:.3f}"
+    return facts
+
+
+def check_target(target: Path) -> None:
+    """Refuse a target that is not there.
+
+    Raises
+    ------
+    UsageError
+        If nothing is at `target`.
+    """
+    if not target.exists():
+        msg = f"{target}: found nothing, expected a release, a folder or a spectrum file."
+        raise UsageError(msg)
+
+
+def draw(scored: Scored, path: Path) -> None:
+    """Draw a scored spectrum and its reconstruction as PNG."""
+    from spectra_scale.figures import png_of, spectra_grid
+    from spectra_scale.provenance import write_bytes
+
+    facts = scored.facts
+    title = f"{facts['spectrum']}  z={facts['z']:.4f}  log p={facts['log p']:.1f}"
+    figure = spectra_grid(
+        scored.wave,
+        scored.flux[None, :],
+        [scored.label],
+        [title],
+        reconstructions=scored.reconstruction[None, :],
+        heading="Spectrum and reconstruction",
+        unit="flux / normalisation",
+    )
+    write_bytes(path, png_of(figure))

@@ -1,0 +1,308 @@
+"""The command line: `spectra-scale`. Nothing is printed outside this module."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from spectra_scale.config import ComputeSection, Job
+from spectra_scale.errors import SpectraScaleError
+from spectra_scale.jobfile import make_job, read_job
+
+app = typer.Typer(
+    help="From the files of a spectroscopic survey release to a map of its spectra.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+JobFile = Annotated[Path, typer.Argument(help="Job file (TOML).", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: path=value, repeatable.")
+]
+Source = Annotated[
+    list[Path] | None, typer.Option("--source", help="Folder of survey files, repeatable.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Directory of the results.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Spectra of each release, at most.")]
+
+
+def console() -> Console:
+    """Where tables and results go."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _job(
+    path: Path,
+    settings: Sequence[str] | None,
+    source: Sequence[Path] | None = None,
+    out: Path | None = None,
+    limit: int | None = None,
+) -> Job:
+    changes = list(settings or ())
+    if limit is not None:
+        changes.append(f"limit={limit}")
+    return read_job(path, changes, list(source or ()), out)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    settings: Setting = None,
+    source: Source = None,
+    out: Out = None,
+    limit: Limit = None,
+) -> None:
+    """Run a job through every stage that is not done already."""
+    from spectra_scale.pipeline import run_job
+    from spectra_scale.stages.report import PAGE
+
+    done = run_job(_job(job, settings, source, out, limit))
+    typer.echo(f"report: {done.folder('report') / PAGE}")
+
+
+@app.command()
+def plan(
+    job: JobFile,
+    settings: Setting = None,
+    source: Source = None,
+    out: Out = None,
+    limit: Limit = None,
+) -> None:
+    """Say what a job would do: stages, files, rows, bytes on disk. Nothing is written."""
+    from spectra_scale.estimate import estimate
+    from spectra_scale.planning import check
+
+    wanted = _job(job, settings, source, out, limit)
+    check(wanted)
+    found = estimate(wanted)
+    table = Table("stage", "state", title=f"{wanted.name} -> {wanted.out}", title_justify="left")
+    for stage, state in found.states.items():
+        table.add_row(stage, state)
+    console().print(table)
+    for name, value in found.facts.items():
+        typer.echo(f"{name}: {value}")
+    if found.problem:
+        raise SpectraScaleError(found.problem)
+
+
+@app.command()
+def status(path: RunPath) -> None:
+    """Say what a run, a release or a sample holds."""
+    from spectra_scale.status import status_rows
+
+    table = Table("artifact", "state", "made", "rows and figures", title_justify="left")
+    for row in status_rows(path):
+        table.add_row(*row)
+    console().print(table)
+
+
+@app.command()
+def verify(
+    path: RunPath, workers: Annotated[int, typer.Option(help="Threads that read.")] = 2
+) -> None:
+    """Check checksums, accounting and the invariants of spectra on disk."""
+    from spectra_scale.compute.place import open_place
+    from spectra_scale.verify import verify as verify_all
+
+    with open_place(ComputeSection(workers=workers)) as place:
+        checks = verify_all(path, place)
+    for check in checks:
+        typer.echo(f"{'FAILED' if check.problem else 'ok':6} {check.what}")
+        if check.problem:
+            typer.echo(f"       {check.problem}")
+    bad = sum(bool(check.problem) for check in checks)
+    typer.echo(f"{len(checks)} checks, {bad} failed")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    job: JobFile,
+    settings: Setting = None,
+    source: Source = None,
+    out: Out = None,
+    limit: Limit = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """Delete what a run holds that was made from other settings than the job's."""
+    from spectra_scale.planning import check, make_plan, stale
+    from spectra_scale.store.artifact import remove
+
+    wanted = _job(job, settings, source, out, limit)
+    check(wanted)
+    found = stale(make_plan(wanted))
+    for path in found:
+        typer.echo(path)
+    if not found:
+        typer.echo("nothing is stale")
+    elif yes or typer.confirm(f"Delete these {len(found)} directories?"):
+        for path in found:
+            remove(path)
+
+
+@app.command()
+def ingest(
+    name: Annotated[str, typer.Argument(help="Name of the release.", show_default=False)],
+    source: Annotated[list[Path], typer.Argument(help="Folders of survey files.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the release.")],
+    catalogue: Annotated[
+        Path | None, typer.Option(help="specObj, CAS or Parquet catalogue.")
+    ] = None,
+    limit: Limit = None,
+    engine: Annotated[str, typer.Option(help="serial, threads, processes, distributed, ray")] = (
+        "threads"
+    ),
+    workers: Annotated[int, typer.Option(help="Workers of the engine.")] = 2,
+) -> None:
+    """Ingest the files of a survey release, and nothing else."""
+    from spectra_scale.pipeline import ingest_releases
+
+    section: dict[str, Any] = {"name": name, "source": [str(s) for s in source], "path": str(out)}
+    if catalogue is not None:
+        section["catalogue"] = str(catalogue)
+    data = {
+        "name": "ingest",
+        "out": str(out.parent),
+        "release": [section],
+        "compute": {"engine": engine, "workers": workers},
+    } | ({} if limit is None else {"limit": limit})
+    for release in ingest_releases(make_job(data, "ingest")):
+        _print_release(release)
+
+
+def _print_release(release: Any) -> None:
+    typer.echo(f"release {release.name}: {release.path}")
+    for key, value in release.artifact.counts.items():
+        if isinstance(value, dict):
+            for inner, number in value.items():
+                typer.echo(f"  {key}: {inner} {number:,}")
+        else:
+            typer.echo(f"  {key}: {value:,}")
+
+
+@app.command()
+def mock(
+    path: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
+    n: Annotated[int, typer.Option("--n", help="Spectra.")] = 5000,
+    spec_files: Annotated[int, typer.Option(help="Of these, as single files.")] = 200,
+    boss_fraction: Annotated[float, typer.Option(help="Share of BOSS spectra.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
+    workers: Annotated[int, typer.Option(help="Threads.")] = 2,
+) -> None:
+    """Write a mock release in SDSS formats, with the truth beside it."""
+    from spectra_scale.compute.place import open_place
+    from spectra_scale.config import MockSection
+    from spectra_scale.stages import mock as stage
+
+    values = {
+        "path": path,
+        "n_spectra": n,
+        "n_spec_files": spec_files,
+        "boss_fraction": boss_fraction,
+        "seed": seed,
+    }
+    job = make_job({"name": "mock", "out": "mock", "mock": values,
+                    "release": [{"name": "mock"}]}, "mock")  # fmt: skip
+    section: MockSection | None = job.mock
+    assert section is not None
+    with open_place(ComputeSection(workers=workers)) as place:
+        counts = stage.run(section, place)
+    typer.echo(f"{path}: " + (", ".join(f"{v:,} {k}" for k, v in counts.items()) or "was there"))
+
+
+@app.command()
+def apply(
+    run_path: RunPath,
+    target: Annotated[Path, typer.Argument(help="Release, folder, or one spectrum file.")],
+    out: Out = None,
+    catalogue: Annotated[Path | None, typer.Option(help="Catalogue of the folder.")] = None,
+    lines: Annotated[list[Path] | None, typer.Option(help="Line tables.")] = None,
+    settings: Setting = None,
+) -> None:
+    """Use the models of a finished run on new data."""
+    from spectra_scale import apply as use
+    from spectra_scale.stages.report import PAGE
+
+    use.check_target(target)
+    if target.is_file():
+        scored = use.apply_to_file(run_path, target)
+        for name, value in scored.facts.items():
+            typer.echo(f"{name}: {value:.5g}" if isinstance(value, float) else f"{name}: {value}")
+        if out is not None:
+            use.draw(scored, out)
+            typer.echo(f"figure: {out}")
+        return
+    extra = use.Extra(catalogue, tuple(lines or ()), tuple(settings or ()))
+    done = use.apply_to_release(run_path, target, out, extra)
+    typer.echo(f"report: {done.folder('report') / PAGE}")
+
+
+@app.command()
+def export(
+    run_path: RunPath,
+    path: Annotated[Path, typer.Argument(help="File: .fits, .parquet, .csv, .vot")],
+) -> None:
+    """Write the joined per-object table of a run."""
+    from spectra_scale.export import export as write
+    from spectra_scale.store.run import open_run
+
+    typer.echo(f"{path}: {write(open_run(run_path), path):,} rows")
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    address: Annotated[
+        str, typer.Option(help="Of the Ray cluster's dashboard.")
+    ] = "http://127.0.0.1:8265",
+    settings: Setting = None,
+    source: Source = None,
+    out: Out = None,
+    limit: Limit = None,
+    follow: Annotated[bool, typer.Option(help="Stream the job's log until it ends.")] = True,
+) -> None:
+    """Submit a job to a Ray cluster."""
+    from spectra_scale.planning import check
+    from spectra_scale.submit import submit as send
+
+    wanted = _job(job, settings, source, out, limit)
+    check(wanted)
+    send(wanted, address, follow=follow, echo=typer.echo)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors of ours become a message and an exit code, never a traceback.
+
+    Exit codes: 0 done, 1 the job failed, 2 wrong usage.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    for noisy in ("distributed", "ray", "numba", "matplotlib", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(args=None if arguments is None else list(arguments), standalone_mode=True)
+    except SpectraScaleError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        free = shutil.disk_usage(Path.cwd()).free
+        message = f"no space left on device ({free / 2**30:.2f} GiB free here): {error.filename}"
+        typer.echo(f"error: {message}. Free some and run the same command to go on.", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Export: everything known of every object of a run, as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from spectra_scale.errors import UsageError
+from spectra_scale.provenance import write_bytes
+from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.store.objects import column
+from spectra_scale.store.run import Run
+from spectra_scale.store.tables import write_table
+
+FORMATS = {
+    ".fits": "FITS", ".parquet": "Parquet", ".csv": "CSV", ".vot": "VOTable", ".xml": "VOTable",
+}  # fmt: skip
+
+
+def export(run: Run, path: Path) -> int:
+    """Write the joined per-object table of a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    path
+        File to write; its ending decides: .fits, .parquet, .csv, .vot or .xml (VOTable).
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    UsageError
+        If the ending is none of these, or the file exists.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        msg = f"{path}: found ending {path.suffix!r}, expected one of {', '.join(FORMATS)}."
+        raise UsageError(msg)
+    if path.exists():
+        msg = f"{path} exists already. Give another name, or delete it."
+        raise UsageError(msg)
+    table = run.table()
+    names = [CLASS_NAMES[code] for code in column(table, "label").tolist()]
+    table = table.append_column("label_name", pa.array(names, pa.string()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "Parquet":
+        write_table(path, table)
+    elif kind == "CSV":
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(table, sink)
+        write_bytes(path, sink.getvalue().to_pybytes())
+    else:
+        _write_astropy(table, path, "fits" if kind == "FITS" else "votable")
+    return int(table.num_rows)
+
+
+def _write_astropy(table: pa.Table, path: Path, kind: str) -> None:
+    from astropy.table import Table
+
+    columns = {}
+    for name in table.column_names:
+        values = column(table, name)
+        columns[name] = values.astype(str) if values.dtype == object else np.asarray(values)
+    Table(columns).write(path, format=kind)

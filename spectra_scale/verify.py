@@ -1,0 +1,154 @@
+"""Verify: whether what is on disk is what was written, and whether it can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from spectra_scale.compute.place import Place, Work
+from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
+from spectra_scale.store.arrays import Shard, check_shards
+from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, open_artifact
+from spectra_scale.store.objects import column
+from spectra_scale.store.release import Release
+from spectra_scale.store.run import OBJECT_STAGES, Run
+from spectra_scale.store.sample import Sample, read_rest
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was verified.
+
+    Parameters
+    ----------
+    what
+        What it is.
+    problem
+        What is wrong; empty if nothing is.
+    """
+
+    what: str
+    problem: str = ""
+
+
+def verify(path: Path, place: Place) -> list[Check]:
+    """Verify everything under a directory: a run, a release, a sample, or several of them.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    place
+        Where shards are read.
+
+    Raises
+    ------
+    SpectraScaleError
+        If there is nothing of ours.
+    """
+    found = sorted({file.parent for name in (MANIFEST, STARTED) for file in path.rglob(name)})
+    if not found:
+        msg = f"{path}: found no artifact, expected a run, a release or a sample. Check the path."
+        raise SpectraScaleError(msg)
+    checks = [check for folder in found for check in _artifact(folder, place)]
+    if (path / "sample" / MANIFEST).is_file():
+        checks += [_attempt(f"{stage}: keys", partial(Run(path).objects, stage))
+                   for stage in OBJECT_STAGES if Run(path).has(stage)]  # fmt: skip
+    return checks
+
+
+def _artifact(folder: Path, place: Place) -> list[Check]:
+    name = str(folder)
+    try:
+        artifact = open_artifact(folder)
+    except DamagedArtifactError as error:
+        return [Check(name, str(error))]
+    checks = [Check(f"{name}: {artifact.manifest['kind']}")]
+    shards = folder / "shards.parquet"
+    if shards.is_file():
+        checks.append(_attempt(f"{name}: checksums",
+                               partial(check_shards, folder / "arrays", shards)))  # fmt: skip
+    if artifact.manifest["kind"] == "ingest":
+        checks.append(_attempt(f"{name}: accounting", partial(_check_release, artifact)))
+    if artifact.manifest["kind"] == "prepare":
+        checks.append(_attempt(f"{name}: accounting", partial(_check_sample, artifact)))
+        checks.append(_attempt(f"{name}: invariants", partial(_invariants, artifact, place)))
+    return checks
+
+
+def _attempt(what: str, test: Callable[[], object]) -> Check:
+    try:
+        test()
+    except SpectraScaleError as error:
+        return Check(what, str(error))
+    return Check(what)
+
+
+def _expect(pairs: Sequence[tuple[str, int, int]], where: Path) -> None:
+    for what, found, expected in pairs:
+        if found != expected:
+            msg = f"{where}: found {found} {what}, expected {expected}. Rebuild the artifact."
+            raise DamagedArtifactError(msg)
+
+
+def _check_release(artifact: Artifact) -> None:
+    release = Release(artifact)
+    counts, catalogue = artifact.counts, release.catalogue
+    status = catalogue["status"].to_pylist()
+    lost = release.ledger["reason"].to_pylist().count("row_without_file")
+    accounted = counts["rows"] + counts["rows beyond --limit"] + lost + counts["duplicates"]
+    _expect(
+        [
+            ("catalogue rows", catalogue.num_rows, counts["rows"]),
+            ("line rows", release.lines.num_rows, counts["rows"]),
+            ("kept rows", status.count("kept"), counts["kept"]),
+            ("quarantined rows", status.count("quarantined"), counts["quarantined"]),
+            ("rows accounted for", accounted, counts["rows in"]),
+            ("different keys", len(set(catalogue["spectrum_key"].to_pylist())), counts["rows"]),
+        ],
+        release.path,
+    )
+
+
+def _check_sample(artifact: Artifact) -> None:
+    sample = Sample(artifact)
+    counts = artifact.counts
+    _expect(
+        [
+            ("index rows", sample.index.num_rows, counts["kept"]),
+            ("dropped rows", sample.dropped.num_rows, counts["dropped"]),
+            ("rows accounted for", counts["kept"] + counts["dropped"], counts["rows in"]),
+        ],
+        sample.path,
+    )
+
+
+def _invariants(artifact: Artifact, place: Place) -> None:
+    sample = Sample(artifact)
+    shards = sample.shards
+    work = Work("verify", "spectra", [shard.n_rows for shard in shards])
+    fractions = column(sample.index, "masked_fraction")
+    tasks = [(shard, fractions[shard.rows]) for shard in shards]
+    problems = place.map(partial(_invariants_of, sample.arrays.resolve()), tasks, work)
+    for problem in problems:
+        if problem:
+            raise DamagedArtifactError(problem)
+
+
+def _invariants_of(arrays: Path, task: tuple[Shard, pa.Array]) -> str:
+    """What is wrong with a shard: flux 0 where ivar is 0, all finite, masks as in the index."""
+    shard, fraction = task
+    flux, ivar = read_rest(arrays, shard.rows)
+    if not (np.isfinite(flux).all() and np.isfinite(ivar).all()):
+        return f"{arrays}, shard {shard.index}: found values that are not finite."
+    if (ivar < 0).any() or flux[ivar == 0].any():
+        return f"{arrays}, shard {shard.index}: found ivar below 0, or flux where ivar is 0."
+    masked = (ivar == 0).mean(axis=1)
+    if not np.allclose(masked, fraction, rtol=0, atol=1e-9):
+        return f"{arrays}, shard {shard.index}: masked fractions differ from the index."
+    return ""
