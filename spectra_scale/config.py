@@ -112,6 +112,9 @@ class TrainSection(Settings):
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(
         0.99, description="factor on the learning rate after each epoch"
     )
+    initial: Literal["random", "linear"] = Field(
+        "random", description="weights at the start: random (the paper), or the linear baseline"
+    )
     loss: Literal["chi2", "chi2_valid", "batch_masked"] = Field(
         "chi2", description="paper eq. 1, eq. 2, or the mean over valid pixels of the batch"
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,8 +120,7 @@ class Pipeline:
             inputs = embed.EmbedInputs(
                 sample, self.artifacts["train"], latents, self._fitted(stage)
             )
-            self._stage(stage, lambda out, recipe, inputs=inputs: embed.run(
-                inputs, job.embed, place, out, recipe))  # fmt: skip
+            self._stage(stage, partial(_embed, inputs, job, place))
 
     def _stack(self, releases: list[Release]) -> None:
         job, place, sample = self.job, self.place, self.sample
@@ -140,6 +140,12 @@ class Pipeline:
     def _stage(self, stage: str, make: Callable[[Path, Recipe], Artifact]) -> None:
         out, recipe = self.plan.path(stage), self.plan.recipes[stage]
         self.artifacts[stage] = timed(stage, lambda: make(out, recipe))
+
+
+def _embed(
+    inputs: embed.EmbedInputs, job: Job, place: Place, out: Path, recipe: Recipe
+) -> Artifact:
+    return embed.run(inputs, job.embed, place, out, recipe)
 
 
 def timed(name: str, make: Callable[[], T]) -> T:

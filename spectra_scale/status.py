@@ -47,5 +47,6 @@ def _facts(values: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(
-        value, int) else value  # fmt: skip
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -71,7 +71,7 @@ class Place(Protocol):
 
 
 class Here:
-    """This process, one task after the other: for tests and for debugging."""
+    """The present process, one task after the other: for tests and for debugging."""
 
     name = "serial"
 

@@ -87,7 +87,8 @@ def run(
         shutil.rmtree(parts, ignore_errors=True)
         return done
     parts.mkdir(exist_ok=True)
-    rows, ledger, counts = rows_of(inputs, place, parts)
+    rows, ledger, found = rows_of(inputs, place, parts)
+    counts: dict[str, Any] = dict(found)
     limit = recipe.settings.get("limit", rows.num_rows)
     counts["rows beyond --limit"] = max(rows.num_rows - limit, 0)
     _check_files(inputs, rows, ledger)

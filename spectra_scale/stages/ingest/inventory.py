@@ -113,7 +113,7 @@ def rows_of(
 
 
 def _count(ledger: pa.Table, kind: str) -> int:
-    return ledger["kind"].to_pylist().count(kind)
+    return list(ledger["kind"].to_pylist()).count(kind)
 
 
 def _lines(rows: Sequence[tuple[str, str, str, str, str]]) -> pa.Table:

@@ -88,7 +88,8 @@ def run(
     sample = inputs.sample
     rows, normalisation = _usable_rows(sample, config, place)
     _check_rows(rows, config)
-    np.savez(out / "rows.npz", **rows)
+    np.savez(out / "rows.npz", train=rows["train"], validation=rows["validation"])
+    baseline = _baseline(sample, rows, normalisation, config, out)
     training = _training(inputs, config, normalisation, out)
     if config.engine == "ray":
         from spectra_scale.compute.ray import ray_session
@@ -100,7 +101,6 @@ def run(
     else:
         _train_here(training, inputs.compute.workers)
     history = _publish_history(out)
-    baseline = _baseline(sample, rows, normalisation, config, out)
     last = {name: history[name][-1].as_py() for name in history.column_names}
     return finish(
         out,
@@ -202,6 +202,7 @@ def _training(
         ),
         checkpoint_every=config.checkpoint_every,
         memory_gib=inputs.compute.memory_gib,
+        initial=config.initial,
     )
 
 
@@ -254,11 +255,14 @@ def _baseline(
         name: np.sort(rng.permutation(rows[name])[:BASELINE_ROWS])
         for name in ("train", "validation")
     }
-    model = fit_weighted_pca(*source.take(chosen["train"]), config.n_latent, config.seed)
-    write_bytes(
-        out / "baseline.safetensors",
-        save({"mean": np.asarray(model.mean), "components": np.asarray(model.components)}),
-    )
+    flux, ivar = source.take(chosen["train"])
+    model = fit_weighted_pca(flux, ivar, config.n_latent, config.seed)
+    arrays = {
+        "mean": np.asarray(model.mean),
+        "components": np.ascontiguousarray(model.components),
+        "scale": model.coefficients(flux, ivar).std(axis=0),
+    }
+    write_bytes(out / "baseline.safetensors", save(arrays))
     found = model.chi2(*source.take(chosen["validation"]))
     return {
         "components": config.n_latent,

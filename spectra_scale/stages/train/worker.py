@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from spectra_scale.models.autoencoder import Architecture, seeded_autoencoder
 from spectra_scale.models.batches import VirtualStreams
@@ -20,6 +21,7 @@ from spectra_scale.models.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from spectra_scale.models.initialise import start_from_components
 from spectra_scale.models.normalise import Normalisation
 from spectra_scale.models.training import (
     Communicator,
@@ -32,6 +34,7 @@ from spectra_scale.stages.train.rows import SampleRows
 
 CHECKPOINT = "checkpoint"
 HISTORY = "history.jsonl"
+BASELINE = "baseline.safetensors"
 ROWS = "rows.npz"
 
 
@@ -51,6 +54,8 @@ class Training:
         Epochs between checkpoints.
     memory_gib
         Spectra a worker may hold.
+    initial
+        ``random`` weights, or ``linear``: the baseline of ``baseline.safetensors``.
     """
 
     arrays: Path
@@ -62,6 +67,7 @@ class Training:
     settings: TrainSettings
     checkpoint_every: int
     memory_gib: float
+    initial: str
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training and validation rows."""
@@ -97,6 +103,9 @@ def work(
         training.memory_gib * 2**30,
     )
     model = seeded_autoencoder(training.architecture, training.settings.seed).to(device)
+    if training.initial == "linear":
+        start = load_file(training.out / BASELINE)
+        start_from_components(model, start["mean"], start["components"], start["scale"])
     checkpoint = training.out / CHECKPOINT
     state: TrainState | None = None
     if has_checkpoint(checkpoint):

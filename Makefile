@@ -1,0 +1,39 @@
+# The two commands of the README: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo test check docs clean help
+
+help:
+	@echo "make demo   install, run the main job on a mock release, say where the report is"
+	@echo "make test   install, run every test that can run on this machine"
+	@echo "make check  static tools and fast tests"
+	@echo "make docs   build the documentation into site/"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,docs]'
+	touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/spectra-scale run jobs/demo.toml
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q
+
+test: $(INSTALLED)
+	$(BIN)/pytest -q -m "not gpu and not network and not slow"
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache
