@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -201,7 +202,7 @@ def _connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         what = str(error).splitlines()[0]
-        msg = f"{address} refused this user's token: {what} {_AUTH}"
+        msg = f"{address} refused this user's token: {what}. {_AUTH}"
         raise UsageError(msg) from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(_no_dashboard(address, str(error))) from error
@@ -217,8 +218,10 @@ def _probe(address: str) -> None:
         if error.code in {401, 403}:
             return  # it is there; the client below has the token
         raise UsageError(_no_dashboard(address, f"HTTP status {error.code}")) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(_no_dashboard(address, str(getattr(error, "reason", error)))) from error
+    except (OSError, ValueError, HTTPException) as error:
+        found = str(getattr(error, "reason", error)).strip()
+        what = found if found.isprintable() else "no HTTP server"
+        raise UsageError(_no_dashboard(address, what)) from error
 
 
 def _no_dashboard(address: str, found: str) -> str:
@@ -337,8 +340,9 @@ def _failed(client: JobSubmissionClient, name: str, job: Any, lines: _Lines) -> 
             "Install spectra_scale in the environment that `ray start` was run in, on every node, "
             "and start the cluster again."
         )
-    message = (job.message or "").strip().splitlines()
-    why = f" ({message[0]})" if message else ""
+    # Ray's message goes on with the log, which is shown here already.
+    message = (job.message or "").strip().partition("\n")[0].partition(", last available logs")[0]
+    why = f" ({message})" if message else ""
     return (
         f"{name} on {client.get_address()} {what}{why}. The last lines of its log:\n  {shown}\n"
         f"{todo}"

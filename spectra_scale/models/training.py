@@ -191,7 +191,7 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, two 
         record = _record(epoch + 1, rate, learnt, held_out, time.perf_counter() - started)
         state.epoch = epoch + 1
         state.history.append(record)
-        log.info(
+        log.debug(
             "trained epoch=%d train_chi2=%.4f validation_chi2=%.4f rows=%d seconds=%.1f",
             *(record.epoch, record.train_chi2, record.validation_chi2),
             *(record.rows, record.seconds),

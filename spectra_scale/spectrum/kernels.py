@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 - a kernel takes the arrays of one block, one by one
 """The compiled loops over pixels: exact resampling to the rest frame, and where the others are.
 
 Every kernel reads native float32 spectra, decides which pixels are valid, adds in float64 and

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0913, PLR0917 - a kernel takes the arrays of one block, one by one
 """Compiled loops of stacking: integer shifts, sums for many regions at once, medians."""
 
 from __future__ import annotations

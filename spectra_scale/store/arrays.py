@@ -7,6 +7,7 @@ zeros, so the shards of a finished artifact are listed with their checksums.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.errors import ZarrUserWarning
 
 from spectra_scale.errors import DamagedArtifactError
 from spectra_scale.provenance import file_digest
@@ -184,7 +186,11 @@ def publish_arrays(
 ) -> None:
     """Write the shard list and consolidate the metadata, for readers that use it."""
     write_table(list_path, list_shards(path, specs, shards))
-    zarr.consolidate_metadata(path)
+    with warnings.catch_warnings():
+        # zarr warns that v3 does not specify consolidated metadata yet; xarray reads it, and our
+        # own readers do without.
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def check_shards(path: Path, list_path: Path) -> int:
