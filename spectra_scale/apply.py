@@ -132,7 +132,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         If its spectrum has no positive median in the rest-frame range.
     """
     from spectra_scale.models.autoencoder import encode
-    from spectra_scale.models.checkpoint import load_model
+    from spectra_scale.models.inputs import load_encoder
     from spectra_scale.stages.prepare import shift_spectra
     from spectra_scale.surveys.sdss_spec import read_spec
 
@@ -142,8 +142,8 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
     assert spec.row is not None
     z = float(spec.row["z"])
     rest, quality = shift_spectra(spec.arrays, z, job.prepare)
-    model, normalisation, _ = load_model(run.folder("train"))
-    found = normalisation.apply(rest.flux, rest.ivar)
+    model, inputs_ = load_encoder(run.folder("train"))
+    found = inputs_.apply(rest.flux, rest.ivar)
     if not found.usable[0]:
         msg = (
             f"{path}: no valid pixel, or a median flux that is not positive, in the rest-frame "

@@ -121,6 +121,11 @@ class TrainSection(Settings):
     normalisation: Literal["auto", "median", "global", "none"] = Field(
         "auto", description="of the input; auto: median with conserve, global with reference"
     )
+    fill: Literal["zeros", "linear"] = Field(
+        "zeros",
+        description="what missing pixels are fed: 0 (the paper), or the linear baseline's guess, "
+        "so that latents depend less on the mask",
+    )
     snr_cap: Annotated[float, Field(gt=0)] | Literal["off"] = Field(
         50.0, description="loss weights v <= (cap/F)^2; not applied twice with reference"
     )

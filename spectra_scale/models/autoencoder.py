@@ -67,8 +67,8 @@ def _stack(sizes: Sequence[int]) -> nn.Sequential:
 class AutoEncoder(nn.Module):
     """Fully connected auto-encoder with ReLU between layers, linear latent and linear output.
 
-    Missing pixels are fed as 0 (`fill_missing`). With the default sizes it has 2,559,590
-    parameters (paper §3.1).
+    Missing pixels are fed as `Normalisation` (0, the paper) or `ModelInputs` (a fill) left them.
+    With the default sizes it has 2,559,590 parameters (paper §3.1).
 
     Parameters
     ----------
@@ -138,11 +138,6 @@ def seeded_autoencoder(architecture: Architecture, seed: int) -> AutoEncoder:
     return model
 
 
-def fill_missing(flux: Tensor, ivar: Tensor) -> Tensor:
-    """Flux with missing pixels (ivar 0) set to 0, which is how the encoder is fed."""
-    return torch.where(ivar > 0, flux, 0.0)
-
-
 def to_tensor(values: Floats, device: torch.device) -> Tensor:
     """Float32 tensor on `device`, sharing memory with `values` where that is possible."""
     # torch warns about arrays that cannot be written to, such as memory maps: those are copied.
@@ -172,7 +167,7 @@ def _encode_batch(
     model: AutoEncoder, flux: Tensor, ivar: Tensor, inpaint_passes: int
 ) -> tuple[Tensor, Tensor]:
     valid = ivar > 0
-    latents = model.encode(torch.where(valid, flux, 0.0))
+    latents = model.encode(flux)
     recon = model.decode(latents)
     for _ in range(inpaint_passes):
         latents = model.encode(torch.where(valid, flux, recon))
@@ -198,7 +193,7 @@ def encode(
         Trained auto-encoder.
     flux, ivar
         Normalised as the model was trained (`Normalisation.apply`), shape (spectrum, pixel).
-        A pixel with ivar 0 is missing and fed as 0.
+        A pixel with ivar 0 is missing; its flux is fed as it is: 0, or a fill.
     batch_size
         Spectra in memory of the device at once.
     want_reconstruction

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spectra_scale.errors import SpectraScaleError, UsageError
-from spectra_scale.models.autoencoder import AutoEncoder, fill_missing, to_tensor
+from spectra_scale.models.autoencoder import AutoEncoder, to_tensor
 from spectra_scale.models.batches import Batch, VirtualStreams, prefetch
 from spectra_scale.models.losses import squared_residual, training_ivar, valid_count
 from spectra_scale.models.train_inputs import (
@@ -269,7 +269,7 @@ def _forward(
     model: AutoEncoder, flux: Tensor, ivar: Tensor, settings: TrainSettings
 ) -> tuple[Tensor, Tensor]:
     """Sum over spectra of the optimised χ², with its graph, and the float64 `SUMS`."""
-    recon: Tensor = model(fill_missing(flux, ivar))
+    recon: Tensor = model(flux)
     square = squared_residual(recon, flux, ivar)
     weight = training_ivar(flux, ivar, settings.snr_cap, settings.variance_scale)
     n_valid = valid_count(ivar)

@@ -147,14 +147,16 @@ class _Features:
         if self.what == "latents":
             return self.latents[rows]
         from spectra_scale.models.autoencoder import encode
-        from spectra_scale.models.checkpoint import load_model
+        from spectra_scale.models.inputs import load_encoder
 
-        model, normalisation, _ = load_model(self.model)
-        flux, ivar, _, _ = normalisation.apply(*read_rest(self.arrays, rows))
+        model, inputs_ = load_encoder(self.model)
+        flux, ivar, _, _ = inputs_.apply(*read_rest(self.arrays, rows))
         if self.inpaint:
             found = encode(model, flux, ivar, want_reconstruction=True)
             assert found.reconstruction is not None
             flux = np.where(ivar > 0, flux, found.reconstruction)
+        else:
+            flux = np.where(ivar > 0, flux, np.float32(0))
         return flux[:, self.pixels]
 
 

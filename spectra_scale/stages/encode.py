@@ -113,15 +113,15 @@ def _encode_shard(arrays: Path, model_path: Path, parts: Path, task: _Task) -> i
 
 def _make(arrays: Path, model_path: Path, parts: Path, task: _Task) -> None:
     from spectra_scale.models.autoencoder import encode
-    from spectra_scale.models.checkpoint import load_model
+    from spectra_scale.models.inputs import load_encoder
 
-    model, normalisation, _ = load_model(model_path)
+    model, inputs_ = load_encoder(model_path)
     model.to(_device())
     tables = []
     total: dict[str, NDArray[np.float64]] = {}
     for start in range(task.shard.start, task.shard.stop, BATCH):
         rows = slice(start, min(start + BATCH, task.shard.stop))
-        flux, ivar, factor, usable = normalisation.apply(*read_rest(arrays, rows))
+        flux, ivar, factor, usable = inputs_.apply(*read_rest(arrays, rows))
         found = encode(model, flux, ivar, want_reconstruction=True)
         assert found.reconstruction is not None
         tables.append(

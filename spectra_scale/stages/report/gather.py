@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from spectra_scale.models.autoencoder import encode
-from spectra_scale.models.checkpoint import load_model
+from spectra_scale.models.inputs import load_encoder
 from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import LineMeasurements
 from spectra_scale.store.artifact import Artifact
@@ -130,12 +130,12 @@ class Shown:
 def show(inputs: ReportInputs, rows: NDArray[np.int64]) -> Shown:
     """Read spectra and reconstruct them."""
     sample = inputs.sample
-    model, normalisation, _ = load_model(inputs.artifacts["train"].path)
+    model, inputs_ = load_encoder(inputs.artifacts["train"].path)
     pairs = [sample.read(slice(int(row), int(row) + 1)) for row in rows]
     empty = np.empty((0, sample.grid.n_pixels), np.float32)
     flux = np.concatenate([empty, *(pair[0] for pair in pairs)])
     ivar = np.concatenate([empty, *(pair[1] for pair in pairs)])
-    found = normalisation.apply(flux, ivar)
+    found = inputs_.apply(flux, ivar)
     encoded = encode(model, found.flux, found.ivar, want_reconstruction=True)
     assert encoded.reconstruction is not None
     shown = np.where(found.ivar > 0, found.flux, np.float32(np.nan))

@@ -203,6 +203,7 @@ def _training(
         checkpoint_every=config.checkpoint_every,
         memory_gib=inputs.compute.memory_gib,
         initial=config.initial,
+        fill=config.fill == "linear",
     )
 
 
@@ -246,10 +247,12 @@ def _baseline(
 ) -> dict[str, float]:
     """χ² on the validation split of a weighted PCA with as many components (science.md §6)."""
     from spectra_scale.models.baseline import fit_weighted_pca
+    from spectra_scale.models.inputs import ModelInputs
     from spectra_scale.stages.train.rows import SampleRows
 
     shape = (sample.n_rows, sample.grid.n_pixels)
-    source = SampleRows(sample.arrays, shape, sample.chunk_rows, normalisation, 2**30)
+    inputs = ModelInputs(normalisation)
+    source = SampleRows(sample.arrays, shape, sample.chunk_rows, inputs, 2**30)
     rng = np.random.default_rng(config.seed)
     chosen = {
         name: np.sort(rng.permutation(rows[name])[:BASELINE_ROWS])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra_scale.models.normalise import Normalisation
+from spectra_scale.models.inputs import ModelInputs
 from spectra_scale.store.sample import read_rest
 
 Floats = NDArray[np.float32]
@@ -26,10 +26,12 @@ class SampleRows:
     ----------
     arrays
         Zarr group of the sample.
-    n_rows, n_pixels, chunk_rows
-        Its shape, and the rows compressed together.
-    normalisation
-        Applied when a chunk is read.
+    shape
+        Its rows and pixels.
+    chunk_rows
+        Rows compressed together.
+    inputs
+        Normalisation and fill, applied when a chunk is read.
     memory
         Bytes to hold at most (at least one chunk is held).
     """
@@ -39,10 +41,10 @@ class SampleRows:
         arrays: Path,
         shape: tuple[int, int],
         chunk_rows: int,
-        normalisation: Normalisation,
+        inputs: ModelInputs,
         memory: float,
     ) -> None:
-        self.arrays, self.chunk_rows, self.normalisation = arrays, chunk_rows, normalisation
+        self.arrays, self.chunk_rows, self.inputs = arrays, chunk_rows, inputs
         self.n_rows, self._n_pixels = shape
         self._most = max(1, int(memory // (chunk_rows * shape[1] * PIXEL_BYTES)))
         self._chunks: OrderedDict[int, tuple[Floats, Floats]] = OrderedDict()
@@ -58,7 +60,7 @@ class SampleRows:
         return self._most * self.chunk_rows >= self.n_rows
 
     def take(self, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Normalised flux and ivar of rows, each (row, pixel); ivar 0 is missing, flux 0 there."""
+        """Normalised flux and ivar of rows, each (row, pixel); ivar 0 is missing."""
         flux = np.empty((len(rows), self._n_pixels), np.float32)
         ivar = np.empty_like(flux)
         chunk = rows // self.chunk_rows
@@ -75,7 +77,7 @@ class SampleRows:
             return self._chunks[number]
         start = number * self.chunk_rows
         rows = slice(start, min(start + self.chunk_rows, self.n_rows))
-        found = self.normalisation.apply(*read_rest(self.arrays, rows))
+        found = self.inputs.apply(*read_rest(self.arrays, rows))
         self._chunks[number] = (found.flux, found.ivar)
         while len(self._chunks) > self._most:
             self._chunks.popitem(last=False)

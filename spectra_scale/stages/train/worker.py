@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from spectra_scale.models.autoencoder import Architecture, seeded_autoencoder
+from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.batches import VirtualStreams
 from spectra_scale.models.checkpoint import (
     has_checkpoint,
@@ -22,6 +23,7 @@ from spectra_scale.models.checkpoint import (
     save_model,
 )
 from spectra_scale.models.initialise import start_from_components
+from spectra_scale.models.inputs import ModelInputs
 from spectra_scale.models.normalise import Normalisation
 from spectra_scale.models.training import (
     Communicator,
@@ -56,6 +58,8 @@ class Training:
         Spectra a worker may hold.
     initial
         ``random`` weights, or ``linear``: the baseline of ``baseline.safetensors``.
+    fill
+        Whether missing pixels are fed the baseline's guess instead of 0.
     """
 
     arrays: Path
@@ -68,6 +72,7 @@ class Training:
     checkpoint_every: int
     memory_gib: float
     initial: str
+    fill: bool
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training and validation rows."""
@@ -95,17 +100,14 @@ def work(
         Called on every rank after every epoch.
     """
     rows, validation = training.rows()
-    source = SampleRows(
-        training.arrays,
-        training.shape,
-        training.chunk_rows,
-        training.normalisation,
-        training.memory_gib * 2**30,
-    )
+    baseline = load_file(training.out / BASELINE)
+    components = WeightedPCA(baseline["mean"], baseline["components"])
+    inputs = ModelInputs(training.normalisation, components if training.fill else None)
+    memory = training.memory_gib * 2**30
+    source = SampleRows(training.arrays, training.shape, training.chunk_rows, inputs, memory)
     model = seeded_autoencoder(training.architecture, training.settings.seed).to(device)
     if training.initial == "linear":
-        start = load_file(training.out / BASELINE)
-        start_from_components(model, start["mean"], start["components"], start["scale"])
+        start_from_components(model, components.mean, components.components, baseline["scale"])
     checkpoint = training.out / CHECKPOINT
     state: TrainState | None = None
     if has_checkpoint(checkpoint):
@@ -125,7 +127,8 @@ def work(
     streams = VirtualStreams(rows, training.chunk_rows, training.settings.seed)
     train(model, source, streams, validation, training.settings, comm, on_epoch=after, state=state)
     if comm.rank == 0:
-        save_model(training.out, model, training.normalisation, {"shape": list(training.shape)})
+        inputs.save(training.out)
+        save_model(training.out, model, training.normalisation, {"fill": training.fill})
 
 
 def write_history(path: Path, history: list[EpochRecord]) -> None:

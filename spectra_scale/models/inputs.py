@@ -1,0 +1,91 @@
+"""What a model is fed: normalised flux, and something in place of missing pixels.
+
+The paper feeds missing pixels as 0 (science.md §6). Where the mask goes with redshift, as at the
+ends of the rest-frame range, the latents then learn the mask: with `fill` a missing pixel is fed
+the linear baseline's best guess instead, found by weighted least squares from the valid ones, so
+that a latent depends less on which pixels were masked. χ² ignores missing pixels either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from spectra_scale.models.autoencoder import AutoEncoder
+from spectra_scale.models.baseline import WeightedPCA
+from spectra_scale.models.checkpoint import load_model
+from spectra_scale.models.normalise import Normalisation, Normalised
+
+Floats = NDArray[np.float32]
+FILL = "fill.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInputs:
+    """From a sample's spectra to what a model is fed; part of the model, stored with it.
+
+    Parameters
+    ----------
+    normalisation
+        How flux is scaled.
+    fill
+        Linear model that fills missing pixels; None feeds them as 0.
+    """
+
+    normalisation: Normalisation
+    fill: WeightedPCA | None = None
+
+    def apply(self, flux: Floats, ivar: Floats) -> Normalised:
+        """Normalise spectra and fill their missing pixels.
+
+        Parameters
+        ----------
+        flux, ivar
+            Shape (spectrum, pixel); a pixel with ivar 0 is missing, and its flux may be NaN.
+
+        Returns
+        -------
+        Normalised
+            As `Normalisation.apply`, but flux at missing pixels is the fill, if there is one.
+        """
+        found = self.normalisation.apply(flux, ivar)
+        if self.fill is None or not len(flux):
+            return found
+        guess = self.fill.reconstruct(found.flux, found.ivar)
+        filled = np.where(found.ivar > 0, found.flux, guess).astype(np.float32)
+        return found._replace(flux=filled)
+
+    def save(self, directory: Path) -> None:
+        """Write the fill, if there is one; the normalisation is in ``model.json``."""
+        if self.fill is not None:
+            partial = directory / f"{FILL}.partial"
+            arrays = {
+                "mean": np.ascontiguousarray(self.fill.mean),
+                "components": np.ascontiguousarray(self.fill.components),
+            }
+            save_file(arrays, partial)
+            partial.replace(directory / FILL)
+
+
+def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:
+    """Read a trained auto-encoder and what it is to be fed.
+
+    Parameters
+    ----------
+    directory
+        Where `save_model` and `ModelInputs.save` wrote.
+
+    Raises
+    ------
+    DamagedArtifactError
+        As `load_model`.
+    """
+    model, normalisation, metadata = load_model(directory)
+    if not metadata.get("fill"):
+        return model, ModelInputs(normalisation)
+    arrays = load_file(directory / FILL)
+    return model, ModelInputs(normalisation, WeightedPCA(arrays["mean"], arrays["components"]))
