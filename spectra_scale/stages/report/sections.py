@@ -22,8 +22,9 @@ FLUX_UNIT = "flux / normalisation"
 
 
 def _item(number: str, figure: Figure, caption: str) -> FigureItem:
-    head = f"Figure {number}. " if number else ""
-    return FigureItem(caption=head + caption, png=png_of(figure), alt=caption)
+    """Make an item; `number` is that of the figure in the paper, or empty."""
+    where = f" (the paper's figure {number})" if number else ""
+    return FigureItem(caption=f"{caption}{where}", png=png_of(figure), alt=caption)
 
 
 def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
