@@ -17,11 +17,19 @@ from spectra_scale.surveys.sdss import SDSS_N_PIXELS
 #: Bytes a pixel after compression, measured on SDSS spectra (docs/performance.md).
 NATIVE_BYTES = 9.0
 REST_BYTES = 6.5
+#: Bytes of survey files a mock spectrum.
+MOCK_BYTES = 125e3
 #: Science fibres of a plate, about.
 PLATE_ROWS = 600
-#: Spectra a second on one core, by stage, measured (docs/performance.md): for the estimate only.
-RATES = {"mock": 250.0, "ingest": 1500.0, "prepare": 4000.0, "encode": 4000.0, "stack": 4000.0}
-TRAIN_RATE = 4500.0
+#: Spectra a second and worker, by stage, as a run of the demo on two busy cores gave them: for the
+#: estimate only, so low rather than high.
+RATES = {"mock": 250.0, "ingest": 1000.0, "prepare": 2500.0, "encode": 2500.0, "stack": 500.0}
+TRAIN_RATE = 1600.0
+#: Seconds that a stage takes at any size: Ray's start, UMAP's compilation, drawing the figures.
+FIXED = {
+    "train": 40.0, "density": 5.0, "embed-latents": 12.0, "embed-flux": 5.0, "stack": 3.0,
+    "report": 13.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +96,19 @@ def _bytes(job: Job, rows: int) -> float:
     native = rows * SDSS_N_PIXELS * NATIVE_BYTES * len(RELEASE_ARRAYS) / 3
     # The rest-frame rows are on disk twice while prepare packs them.
     rest = rows * job.prepare.n_pixels * (REST_BYTES + 8) * len(SAMPLE_ARRAYS) / 2
-    return native + rest + 50e6
+    mock_files = rows * MOCK_BYTES if job.mock is not None and not mock.check(job.mock) else 0.0
+    return native + rest + mock_files + 50e6
 
 
 def _seconds(job: Job, rows: int, states: Mapping[str, str]) -> float:
     todo = {stage.partition(" ")[0] for stage, state in states.items() if state != "done"}
-    everything = "all other stages" in states
-    seconds = sum(
-        rows / rate / job.compute.workers
-        for stage, rate in RATES.items()
-        if everything or stage in todo
-    )
-    if (everything or "train" in todo) and job.models.source is None:
-        seconds += rows * job.train.epochs / TRAIN_RATE / job.train.workers
+    if "all other stages" in states:
+        todo |= {*RATES, *FIXED}
+    seconds = sum(rows / rate / job.compute.workers for s, rate in RATES.items() if s in todo)
+    seconds += sum(value for stage, value in FIXED.items() if stage in todo)
+    if "train" in todo and job.models.source is None:
+        workers = job.train.workers if job.train.engine == "ray" else job.compute.workers
+        seconds += rows * job.train.epochs / TRAIN_RATE / workers
     return seconds
 
 
