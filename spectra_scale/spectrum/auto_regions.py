@@ -138,7 +138,15 @@ def _sequence_paths(cells: Cells) -> tuple[Floats, Floats]:
     top_cost = dense * (1.0 - 0.8 * np.minimum(agn + 0.5 * composite, 1.0))
     calm = 1.0 - 0.5 * np.minimum(composite + cells.share(Label.RETIRED), 1.0)
     bottom_cost = dense * calm * (1.0 + 4.0 * (agn + broad))
-    top = cheapest_path(graph_of(cells, links, top_cost), top_end, ends.star_forming)
+    active = int(np.argmax(cells.count * (agn + composite)))
+    if agn[active] + composite[active] > 0:
+        # Through the core of the active galaxies, and not there by way of the star-forming ones.
+        blue = 1.0 + 4.0 * cells.share(Label.STAR_FORMING)
+        first = cheapest_path(graph_of(cells, links, dense * blue), top_end, active)
+        second = cheapest_path(graph_of(cells, links, top_cost), active, ends.star_forming)
+        top = np.concatenate([first, second[1:]])
+    else:
+        top = cheapest_path(graph_of(cells, links, top_cost), top_end, ends.star_forming)
     bottom = cheapest_path(graph_of(cells, links, bottom_cost), bottom_end, ends.star_forming)
     return cells.centre[top], cells.centre[bottom]
 
