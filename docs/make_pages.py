@@ -52,9 +52,21 @@ def _cell(text: str) -> str:
 
 def linked(text: str) -> str:
     """Text of the code for the page: sections of science.md become links, names become code."""
-    text = re.sub(r"science\.md (§\d+(?:-§\d+)?)", r"[science \1](science-choices.md)", text)
+    text = re.sub(r"science\.md §(\d+)(-§\d+)?", _science, text)
     text = re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", text)
     return text.replace("``", "`")
+
+
+def _science(found: re.Match[str]) -> str:
+    page = (HERE / "science-choices.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (\d+\. .+)$", page, re.MULTILINE)
+    title = next(title for title in titles if title.startswith(f"{found[1]}."))
+    return f"[science §{found[1]}{found[2] or ''}](science-choices.md#{slug(title)})"
+
+
+def slug(title: str) -> str:
+    """The anchor of a heading, as Python-Markdown and GitHub make it."""
+    return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -62,18 +74,20 @@ def linked(text: str) -> str:
 
 def kind_of(schema: Schema) -> str:
     """The type of a setting in words, from its JSON schema."""
-    if "const" in schema:
-        return code(schema["const"])
-    if "enum" in schema:
-        return " or ".join(code(value) for value in schema["enum"])
+    if "enum" in schema or "const" in schema:
+        return _any_of([code(value) for value in schema.get("enum", [schema.get("const")])])
     if "anyOf" in schema:
-        # "or absent" is what null is in TOML.
-        some = [kind_of(part) for part in schema["anyOf"] if part.get("type") != "null"]
-        return " or ".join(some)
-    if "$ref" in schema:
-        return "table"
-    if schema.get("type") == "array":
-        return _array(schema)
+        # null is how JSON says that the setting may be absent.
+        return _any_of([kind_of(p) for p in schema["anyOf"] if p.get("type") != "null"])
+    return _array(schema) if schema["type"] == "array" else _single(schema)
+
+
+def _any_of(kinds: Sequence[str]) -> str:
+    *first, last = kinds
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _single(schema: Schema) -> str:
     if schema.get("format") == "path":
         return "path"
     if "pattern" in schema:
@@ -86,7 +100,8 @@ def _array(schema: Schema) -> str:
     if "prefixItems" in schema:
         return f"[{', '.join(kind_of(part) for part in schema['prefixItems'])}]"
     least = f", at least {schema['minItems']}" if "minItems" in schema else ""
-    return f"list of {kind_of(schema['items'])}{least}"
+    kind = re.sub(r"^(path|integer|number)\b", r"\1s", kind_of(schema["items"]))
+    return f"list of {kind}{least}"
 
 
 def code(value: Any) -> str:
@@ -143,7 +158,7 @@ def _sections(model: Schema, models: Mapping[str, Schema], prefix: str) -> Itera
 
 def intro(text: str) -> str:
     """The first paragraph of a docstring as a sentence, without the name of its table."""
-    first = " ".join(text.split("\n\n")[0].split())
+    first = " ".join(text.split("\n\n", maxsplit=1)[0].split())
     first = re.sub(r"^(One )?`\[+\w+\]+`: ", "", first)
     return linked(first[0].upper() + first[1:])
 
@@ -204,7 +219,7 @@ FILES = {
     "label": "`objects/RELEASE.parquet`",
     "prepare": "`arrays/`, `index.parquet`, `dropped.parquet`, `shards.parquet`",
     "train": "`model.safetensors`, `model.json`, `history.parquet`, `baseline.safetensors`, "
-    "`rows.npz`, `checkpoint/`",
+    "`fill.safetensors` (with `fill`), `rows.npz`, `checkpoint/`",
     "encode": "`objects/RELEASE.parquet`, `residuals.safetensors`",
     "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",
@@ -219,9 +234,9 @@ LAYOUT = """
 
 A run is the directory `out` of a job: `job.toml` (the job with all defaults written out),
 `run.log`, and one directory a stage. A directory is finished when it has `manifest.json`, which
-is written last: kind, fingerprint, parents, settings, versions, counts and figures, and where it
-ran. An unfinished one has `started.json` instead. Nothing is ever unpickled: weights and maps
-are safetensors, tables are Parquet, spectra are Zarr v3.
+is written last: kind, fingerprint, parents, settings, versions, counts and figures, checksums of
+the other files, and where it ran. An unfinished one has `started.json` instead. Nothing is ever
+unpickled: weights and maps are safetensors, tables are Parquet, spectra are Zarr v3.
 
 """
 OBJECTS = """
@@ -256,7 +271,7 @@ def data_model_page() -> str:
         "\n### Of a sample\n\n",
         "The rest-frame grid, with a coordinate `wavelength` (pixel centres, vacuum Å). With\n"
         '`preset = "reference"` the flux is λF_λ moved to z = 0.1: the manifest\'s `unit` says\n'
-        "which. A pixel is good where `ivar` is above 0; there is no separate mask.\n\n",
+        "which. A pixel is good where `ivar` is above 0: there is no separate mask.\n\n",
         array_table(SAMPLE_ARRAYS),
         "\n## Tables\n",
         "\n### catalogue\n\nRows of a release: the survey's own columns, under one name for all\n"

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,11 @@ from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.store.artifact import MANIFEST
 from spectra_scale.store.release import open_release
 from spectra_scale.store.run import Run, open_run
+
+if TYPE_CHECKING:
+    from spectra_scale.models.normalise import Normalised
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "S/N (total)": float(quality.snr_total[0]),
         "masked fraction": float(quality.masked_fraction[0]),
         "χ² per valid pixel": float(encoded.chi2_valid[0]),
-        **_scores(run, encoded.latents, found.flux, found.ivar, encoded.reconstruction),
+        **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
     }
     shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
     return Scored(facts, rest.grid.centres, shown, encoded.reconstruction[0], label)
@@ -178,13 +183,13 @@ def _label(row: dict[str, Any], lines: dict[str, Any] | None) -> int:
     return int(classify(broad_from_subclass(np.array([row["subclass"]])), measured)[0])
 
 
-def _scores(
-    run: Run,
-    latents: NDArray[np.float32],
-    flux: NDArray[np.float32],
-    ivar: NDArray[np.float32],
-    reconstruction: NDArray[np.float32],
-) -> dict[str, Any]:
+def _map_flux(job: Job, found: Normalised, reconstruction: Floats) -> Floats:
+    """Flux as the run's map of flux is made of, shape (spectrum, pixel)."""
+    missing = reconstruction if job.embed.masked_flux == "inpaint" else np.float32(0)
+    return np.where(found.ivar > 0, found.flux, missing)
+
+
+def _scores(run: Run, job: Job, latents: Floats, flux: Floats) -> dict[str, Any]:
     from spectra_scale.models.embedding import FittedMap
     from spectra_scale.models.gis import p_value
     from spectra_scale.stages.density import load_flow
@@ -196,12 +201,11 @@ def _scores(
         "log p": float(log_prob[0]),
         "p-value": float(p_value(log_prob, reference)[0]),
     }
-    inpainted = np.where(ivar > 0, flux, reconstruction)
-    for name, values in (("latents", latents), ("flux", inpainted)):
+    for name, values in (("latents", latents), ("flux", flux)):
         arrays = load_file(run.folder(f"embed-{name}") / MAP)
         pixels = arrays.pop("pixels")
         features = values if name == "latents" else values[:, pixels]
-        x, y = FittedMap.from_arrays(arrays).place(features)[0][:2]
+        x, y = FittedMap.from_arrays(arrays).place(features, job.embed.n_neighbors)[0][:2]
         facts[f"place on the map of {name}"] = f"{x:.3f}, {y:.3f}"
     return facts
 

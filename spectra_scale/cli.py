@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import sys
@@ -107,7 +108,7 @@ def status(path: RunPath) -> None:
 
 @app.command()
 def verify(
-    path: RunPath, workers: Annotated[int, typer.Option(help="Threads that read.")] = 2
+    path: RunPath, workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 2
 ) -> None:
     """Check checksums, accounting and the invariants of spectra on disk."""
     from spectra_scale.compute.place import open_place
@@ -197,7 +198,7 @@ def mock(
     spec_files: Annotated[int, typer.Option(help="Of these, as single files.")] = 200,
     boss_fraction: Annotated[float, typer.Option(help="Share of BOSS spectra.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
-    workers: Annotated[int, typer.Option(help="Threads.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
 ) -> None:
     """Write a mock release in SDSS formats, with the truth beside it."""
     from spectra_scale.compute.place import open_place
@@ -296,11 +297,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if error.errno != 28:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
         free = shutil.disk_usage(Path.cwd()).free
-        message = f"no space left on device ({free / 2**30:.2f} GiB free here): {error.filename}"
-        typer.echo(f"error: {message}. Free some and run the same command to go on.", err=True)
+        message = f"{error.strerror}: {error.filename} ({free / 2**30:.2f} GiB free here)"
+        typer.echo(f"error: {message}. Correct that and run the same command to go on.", err=True)
         raise SystemExit(1) from None
 
 

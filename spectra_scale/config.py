@@ -172,6 +172,16 @@ class EmbedSection(Settings):
     backend: Literal["auto", "umap-learn", "cuml"] = Field("auto", description="library")
     seed: int = Field(1, ge=0, description="of UMAP and of the subsample")
 
+    @model_validator(mode="after")
+    def _enough(self) -> EmbedSection:
+        if self.max_fit <= self.n_neighbors:
+            msg = (
+                f"need max_fit > n_neighbors, found max_fit = {self.max_fit}, "
+                f"n_neighbors = {self.n_neighbors}"
+            )
+            raise ValueError(msg)
+        return self
+
 
 class BoxRegion(Settings):
     """A named box on the map; boundary points are inside."""
@@ -207,6 +217,14 @@ class RegionsSection(Settings):
         True, description="two sequences of eight boxes and six polygons, where none is given"
     )
     min_count: Positive = Field(20, description="objects an automatic box grows to hold")
+
+    @model_validator(mode="after")
+    def _named(self) -> RegionsSection:
+        names = [*(box.name for box in self.boxes), *(polygon.name for polygon in self.polygons)]
+        if len(set(names)) != len(names):
+            msg = f"names of boxes and polygons must differ, found {names}"
+            raise ValueError(msg)
+        return self
 
 
 class StackSection(Settings):

@@ -68,5 +68,12 @@ def _write_astropy(table: pa.Table, path: Path, kind: str) -> None:
     columns = {}
     for name in table.column_names:
         values = column(table, name)
-        columns[name] = values.astype(str) if values.dtype == object else np.asarray(values)
-    Table(columns).write(path, format=kind)
+        if values.dtype == np.int8:  # a label; VOTable has no signed byte
+            values = values.astype(np.int16)
+        columns[name] = values.astype(str) if values.dtype == object else values
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        Table(columns).write(partial, format=kind, overwrite=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

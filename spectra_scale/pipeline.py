@@ -14,6 +14,7 @@ from typing import TypeVar
 from spectra_scale.compute.place import Place, open_place
 from spectra_scale.compute.progress import duration
 from spectra_scale.config import Job
+from spectra_scale.errors import SpectraScaleError
 from spectra_scale.jobfile import resolved
 from spectra_scale.planning import Plan, check, layout_of, make_plan, release_path
 from spectra_scale.provenance import write_bytes
@@ -99,10 +100,22 @@ class Pipeline:
         self._stage("prepare", lambda out, recipe: prepare.run(
             inputs, job.prepare, place, out, recipe))  # fmt: skip
 
+    def _enough(self) -> None:
+        """Refuse a sample too small for the maps before the auto-encoder is trained, not after."""
+        n = int(self.sample.training_rows().sum())
+        if n <= self.job.embed.n_neighbors:
+            msg = (
+                f"found {n} training spectra in the sample, expected more than n_neighbors = "
+                f"{self.job.embed.n_neighbors} of the maps. Lower [embed] n_neighbors, loosen the "
+                "cuts in [prepare], or add spectra."
+            )
+            raise SpectraScaleError(msg)
+
     def _models(self) -> None:
         job, place, sample = self.job, self.place, self.sample
         model = self._fitted("train")
         if model is None:
+            self._enough()
             inputs = train.TrainInputs(sample, job.compute)
             self._stage("train", lambda out, recipe: train.run(
                 inputs, job.train, place, out, recipe))  # fmt: skip
@@ -177,15 +190,16 @@ def run_job(job: Job) -> Run:
         any worker starts, where it can be known.
     """
     check(job)
-    if job.mock is None:
-        plan = _checked_plan(job)
-        with _logged(job), open_place(job.compute) as place:
-            return Pipeline(plan, place).all()
-    mock.check(job.mock)
+    section = job.mock
+    plan = _checked_plan(job) if section is None or mock.check(section) else None
     with _logged(job), open_place(job.compute) as place:
-        section = job.mock
-        timed("mock", lambda: mock.run(section, place))
-        return Pipeline(_checked_plan(job), place).all()
+        if plan is None:
+            assert section is not None
+            timed("mock", lambda: mock.run(section, place))
+            plan = _checked_plan(job)
+        # Not before the plan is checked: a refused job leaves the run's own description alone.
+        write_bytes(job.out / "job.toml", resolved(job).encode())
+        return Pipeline(plan, place).all()
 
 
 def _checked_plan(job: Job) -> Plan:
@@ -198,14 +212,17 @@ def _checked_plan(job: Job) -> Plan:
 @contextmanager
 def _logged(job: Job) -> Iterator[None]:
     job.out.mkdir(parents=True, exist_ok=True)
-    write_bytes(job.out / "job.toml", resolved(job).encode())
     handler = logging.FileHandler(job.out / "run.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("spectra_scale")
+    level = root.level
     root.addHandler(handler)
+    # From Python, where nobody has set a level, the log of a run is still written.
+    root.setLevel(level or logging.INFO)
     try:
         yield
     finally:
+        root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
 

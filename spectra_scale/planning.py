@@ -14,6 +14,7 @@ from pathlib import Path
 from spectra_scale.config import Job, ReleaseSection
 from spectra_scale.errors import UsageError
 from spectra_scale.provenance import file_digest
+from spectra_scale.spectrum.geometry import check_polygon
 from spectra_scale.stages import (
     density,
     embed,
@@ -140,13 +141,20 @@ def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[
 
 
 def check(job: Job) -> None:
-    """Check that all paths of a job are there, but for what its mock release will write.
+    """Check what can be known of a job beforehand: its polygons, and that its paths are there.
+
+    What its mock release will write need not be there yet.
 
     Raises
     ------
     UsageError
-        Naming the setting and the path that is missing.
+        Naming the setting, and the path that is missing.
     """
+    if job.out.exists() and not job.out.is_dir():
+        msg = f"out: found a file at {job.out}, expected a directory or nothing. Correct the path."
+        raise UsageError(msg)
+    for polygon in job.regions.polygons:
+        check_polygon(polygon.vertices, f"regions.polygons {polygon.name}")
     made = None if job.mock is None else job.mock.path.resolve()
     for setting, path, expected in _inputs(job):
         if made is not None and path.resolve().is_relative_to(made):

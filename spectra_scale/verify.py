@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
-from spectra_scale.store.arrays import Shard, check_shards
-from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, open_artifact
+from spectra_scale.store.arrays import Shard, check_shards, open_array
+from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, check_files, open_artifact
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import Release
 from spectra_scale.store.run import OBJECT_STAGES, Run
@@ -69,6 +69,7 @@ def _artifact(folder: Path, place: Place) -> list[Check]:
     except DamagedArtifactError as error:
         return [Check(name, str(error))]
     checks = [Check(f"{name}: {artifact.manifest['kind']}")]
+    checks.append(_attempt(f"{name}: files", partial(check_files, artifact)))
     shards = folder / "shards.parquet"
     if shards.is_file():
         checks.append(_attempt(f"{name}: checksums",
@@ -130,6 +131,9 @@ def _check_sample(artifact: Artifact) -> None:
 
 def _invariants(artifact: Artifact, place: Place) -> None:
     sample = Sample(artifact)
+    if not np.array_equal(open_array(sample.arrays, "wavelength")[:], sample.grid.centres):
+        msg = f"{sample.arrays}: wavelengths are not those of the grid. Rebuild the artifact."
+        raise DamagedArtifactError(msg)
     shards = sample.shards
     work = Work("verify", "spectra", [shard.n_rows for shard in shards])
     fractions = column(sample.index, "masked_fraction")

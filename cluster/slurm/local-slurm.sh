@@ -2,7 +2,7 @@
 # Slurm with two made-up nodes on this machine, to try ray-job.sbatch without a cluster:
 #
 #   apt-get install --no-install-recommends slurm-wlm slurmctld slurmd slurm-client munge
-#   cluster/slurm/local-slurm.sh start DIR      (DIR: new, short, not on a network disk)
+#   cluster/slurm/local-slurm.sh start DIR      (DIR: new, not on a network disk)
 #   export SLURM_CONF=DIR/slurm.conf
 #   sbatch --wait --nodes=2 cluster/slurm/ray-job.sbatch JOB.toml
 #   cluster/slurm/local-slurm.sh stop DIR
@@ -45,6 +45,7 @@ mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 chmod 755 "$dir"
 mkdir "$dir/state" "$dir/log"
+trap 'stop "$dir"' ERR
 user=$(id -un)
 host=$(hostname -s)
 port=${SLURM_FIRST_PORT:-16817}

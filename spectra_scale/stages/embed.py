@@ -58,7 +58,7 @@ def recipe(what: What, latents: str, config: EmbedSection, fitted: str | None) -
         settings.pop("masked_flux", None)
     if fitted is None:
         return Recipe(f"embed-{what}", VERSION, settings, {"latents": latents})
-    kept = {k: v for k, v in settings.items() if k == "masked_flux"}
+    kept = {k: v for k, v in settings.items() if k in ("masked_flux", "n_neighbors")}
     return Recipe(f"embed-{what}", VERSION, kept, {"latents": latents, "fitted": fitted})
 
 

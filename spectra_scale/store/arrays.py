@@ -126,11 +126,12 @@ def add_coordinate(path: Path, name: str, values: NDArray[Any], unit: str) -> No
     """Add a one-dimensional coordinate array (for instance `wavelength`) to a group."""
     group = zarr.open_group(path, mode="a", use_consolidated=False)
     if name not in group:
-        array = group.create_array(
+        group.create_array(
             name, shape=values.shape, dtype=values.dtype, chunks=values.shape,
             dimension_names=(name,), attributes={"units": unit},
         )  # fmt: skip
-        array[:] = values
+    # Written again when resumed: a killed run may have left the array without its values.
+    open_array(path, name, "r+")[:] = values
 
 
 def open_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
@@ -214,7 +215,7 @@ def check_shards(path: Path, list_path: Path) -> int:
             what = "no file" if not found else f"checksum {found}"
             msg = (
                 f"{file}: found {what}, expected checksum {row['checksum']}. The artifact is "
-                "damaged: delete it with `spectra-scale clean --stage` and run the job again."
+                f"damaged: delete {path.parent} and run the job again."
             )
             raise DamagedArtifactError(msg)
     return len(listed)

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from spectra_scale.errors import DamagedArtifactError, StaleArtifactError, UsageError
-from spectra_scale.provenance import fingerprint, read_json, versions, write_json
+from spectra_scale.provenance import file_digest, fingerprint, read_json, versions, write_json
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+#: Folders of an artifact: its Zarr group, and what its tasks leave behind until it is finished.
+ARRAYS = "arrays"
+PARTS = "parts"
 SCHEMA_VERSION = 1
 
 
@@ -98,8 +101,17 @@ def _record(path: Path) -> tuple[str, dict[str, Any]] | None:
     """What a directory says it holds: the manifest, or the recipe of an unfinished artifact."""
     for name in (MANIFEST, STARTED):
         if (path / name).is_file():
-            return name, read_json(path / name)
+            return name, _read(path / name)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A manifest, or what an unfinished artifact says of itself."""
+    try:
+        return dict(read_json(path))
+    except ValueError as error:
+        msg = f"{path}: not JSON: {error}. The artifact is damaged: delete {path.parent}."
+        raise DamagedArtifactError(msg) from error
 
 
 def refuse_stale(path: Path, recipe: Recipe) -> None:
@@ -194,9 +206,14 @@ def finish(
     where
         Where and how long it ran: recorded, not part of the fingerprint.
     """
+    # What a killed writer left half-written; nobody writes here any more.
+    for pattern in (".*.part", "*.partial"):
+        for scrap in path.rglob(pattern):
+            scrap.unlink()
     manifest = _recorded(recipe) | {
         "counts": dict(counts),
         "metrics": dict(metrics or {}),
+        "files": {name: file_digest(path / name) for name in _files(path)},
         "versions": versions(),
         "where": dict(where or {}),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -204,6 +221,43 @@ def finish(
     write_json(path / MANIFEST, manifest)
     (path / STARTED).unlink(missing_ok=True)
     return Artifact(path, manifest)
+
+
+def _files(path: Path) -> list[str]:
+    """Files of an artifact, but for its shards, which have a list of their own, and scraps."""
+    names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [
+        name.as_posix()
+        for name in names
+        if name.parts[0] not in (MANIFEST, STARTED, PARTS)
+        and (name.parts[0] != ARRAYS or name.name == "zarr.json")
+    ]
+
+
+def check_files(artifact: Artifact) -> int:
+    """Compare an artifact's files with the checksums in its manifest.
+
+    Returns
+    -------
+    int
+        Number of files checked.
+
+    Raises
+    ------
+    DamagedArtifactError
+        Naming the first file that is missing or differs.
+    """
+    listed = dict(artifact.manifest.get("files", {}))
+    for name, checksum in listed.items():
+        file = artifact.path / name
+        found = f"checksum {file_digest(file)}" if file.is_file() else "no file"
+        if found != f"checksum {checksum}":
+            msg = (
+                f"{file}: found {found}, expected checksum {checksum}. The artifact is damaged: "
+                f"delete {artifact.path} and run the job again."
+            )
+            raise DamagedArtifactError(msg)
+    return len(listed)
 
 
 def open_artifact(path: Path, kind: str | None = None) -> Artifact:
@@ -218,7 +272,7 @@ def open_artifact(path: Path, kind: str | None = None) -> Artifact:
         state = "an unfinished artifact" if (path / STARTED).is_file() else "no artifact"
         msg = f"{path}: found {state}, expected {MANIFEST}. Run the job that makes it to its end."
         raise DamagedArtifactError(msg)
-    manifest = read_json(path / MANIFEST)
+    manifest = _read(path / MANIFEST)
     if kind is not None and manifest["kind"] != kind:
         msg = f"{path}: found an artifact of kind {manifest['kind']}, expected {kind}."
         raise DamagedArtifactError(msg)

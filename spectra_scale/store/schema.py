@@ -74,7 +74,7 @@ LEDGER = TableSpec(
     (
         ColumnSpec("path", "string", "file, relative to its source folder ('' where none)"),
         ColumnSpec("spectrum_key", "string", "observation, where it is known"),
-        ColumnSpec("kind", "string", "file or row: what is unaccounted for without this line"),
+        ColumnSpec("kind", "string", "file, row or fibre: what is unaccounted for without this line"),
         ColumnSpec("reason", "string", "reason code (docs/ledger.md)"),
         ColumnSpec("message", "string", "what was found and what was expected"),
     ),
@@ -86,6 +86,7 @@ CATALOGUE_EXTRA = (
     ColumnSpec("status", "string", "kept, or quarantined: unreadable, all ivar 0"),
     ColumnSpec("reason", "string", "reason code where quarantined, else empty"),
     ColumnSpec("message", "string", "what was found, where quarantined"),
+    ColumnSpec("n_repaired", "int32", "pixels whose ivar was set to 0: NaN, infinite or negative"),
 )
 LINES = TableSpec(
     "lines",

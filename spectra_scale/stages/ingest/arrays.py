@@ -158,7 +158,18 @@ def _fill_from_spec(block: _Block, path: Path, row: int) -> None:
 
 
 def _fill_from_plate(block: _Block, path: Path, here: Any, fibers: Any) -> None:
-    plate = read_plate(path, fibers)
+    try:
+        plate = read_plate(path, fibers)
+    except BadSpectrumError as error:
+        if error.reason != Reason.ROW_WITHOUT_FIBRE:
+            raise
+        # Rows of a catalogue may name fibres that the file lacks; the others are fine.
+        there = np.isin(fibers, read_plate(path).fiber)
+        for row, fiber in zip(here[~there], fibers[~there], strict=True):
+            block.quarantine(int(row), error.reason, f"the plate file has no fibre {fiber}")
+        if there.any():
+            _fill_from_plate(block, path, here[there], fibers[there])
+        return
     out = np.zeros((3, len(here), SDSS_N_PIXELS), np.float32)
     bits = np.zeros((len(here), SDSS_N_PIXELS), np.uint32)
     place_on_native(

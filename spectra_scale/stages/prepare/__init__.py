@@ -62,6 +62,9 @@ def recipe(
 ) -> Recipe:
     """What the sample is made from: fingerprints of releases and labels, settings, layout."""
     settings = changed_settings(config)
+    if len(releases) > 1:
+        # Their order says which observation is the newer one, and fingerprints sort their keys.
+        settings["releases, oldest first"] = list(releases)
     if layout != Layout():
         settings["layout"] = [layout.shard_rows, layout.chunk_rows]
     parents = {f"release {k}": v for k, v in releases.items()} | {"labels": labels}
