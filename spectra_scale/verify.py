@@ -74,6 +74,9 @@ def _artifact(folder: Path, place: Place) -> list[Check]:
     if shards.is_file():
         checks.append(_attempt(f"{name}: checksums",
                                partial(check_shards, folder / "arrays", shards)))  # fmt: skip
+    if any(check.problem for check in checks):
+        # What is damaged cannot be read; nothing more can be said of it.
+        return checks
     if artifact.manifest["kind"] == "ingest":
         checks.append(_attempt(f"{name}: accounting", partial(_check_release, artifact)))
     if artifact.manifest["kind"] == "prepare":

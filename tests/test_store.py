@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from pipeline_builders import SMALL, index_of, ingest_release, low_rank_spectra, make_sample
+from surveys_builders import write_spec
+
 from spectra_scale.errors import DamagedArtifactError, UsageError
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.store.arrays import (
@@ -31,7 +32,6 @@ from spectra_scale.store.sample import open_sample
 from spectra_scale.store.schema import SAMPLE_ARRAYS
 from spectra_scale.store.tables import read_partitions, read_table, write_table
 from spectra_scale.verify import verify
-from surveys_builders import write_spec
 
 N_ROWS = 150
 

@@ -83,18 +83,22 @@ class Recipe:
     def differences(self, recorded: Mapping[str, Any]) -> str:
         """Name what differs from a recorded recipe, in words."""
         found = [
-            f"{part} {key} ({recorded.get(part, {}).get(key, 'default')} -> {now})"
+            f"{part} {key} ({then} -> {now})"
             for part, mine in (("setting", self.settings), ("input", self.parents))
-            for key, now in _changed(mine, recorded.get(f"{part}s", {}))
+            for key, then, now in _changed(mine, recorded.get(f"{part}s", {}))
         ]
         if recorded.get("stage_version") != self.version:
             found.append(f"version ({recorded.get('stage_version')} -> {self.version})")
         return ", ".join(found)
 
 
-def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    keys = sorted({*mine, *theirs})
-    return [(key, mine.get(key, "default")) for key in keys if mine.get(key) != theirs.get(key)]
+def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, recorded value and present value of what differs."""
+    return [
+        (key, theirs.get(key, "default"), mine.get(key, "default"))
+        for key in sorted({*mine, *theirs})
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 def _record(path: Path) -> tuple[str, dict[str, Any]] | None:

@@ -86,7 +86,7 @@ CATALOGUE_EXTRA = (
     ColumnSpec("status", "string", "kept, or quarantined: unreadable, all ivar 0"),
     ColumnSpec("reason", "string", "reason code where quarantined, else empty"),
     ColumnSpec("message", "string", "what was found, where quarantined"),
-    ColumnSpec("n_repaired", "int32", "pixels whose ivar was set to 0: NaN, infinite or negative"),
+    ColumnSpec("n_repaired", "int32", "pixels whose ivar was set to 0: not finite or negative"),
 )
 LINES = TableSpec(
     "lines",
