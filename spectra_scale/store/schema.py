@@ -74,7 +74,7 @@ LEDGER = TableSpec(
     (
         ColumnSpec("path", "string", "file, relative to its source folder ('' where none)"),
         ColumnSpec("spectrum_key", "string", "observation, where it is known"),
-        ColumnSpec("kind", "string", "file, row or fibre: what is unaccounted for without this line"),
+        ColumnSpec("kind", "string", "file, row or fibre: what this line accounts for"),
         ColumnSpec("reason", "string", "reason code (docs/ledger.md)"),
         ColumnSpec("message", "string", "what was found and what was expected"),
     ),
