@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -96,7 +95,8 @@ class GISSettings:
 class LayerRecord:
     """What one layer reached: log-densities in nats, NaN for validation if none was given.
 
-    Layer 0 is the whitening alone. The trimmed means leave out the least probable rows.
+    Layer 0 is the whitening alone. The trimmed means leave out the least probable rows. No times:
+    the same data give the same bytes.
     """
 
     layer: int
@@ -104,7 +104,6 @@ class LayerRecord:
     train_trimmed: float
     validation_mean: float
     validation_trimmed: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,18 +161,16 @@ def fit_layers(
     n_slices, n_knots = _shape_of_layer(n, dims, settings)
     frames, tables = np.empty((0, n_slices, dims)), np.empty((0, n_slices, 3, n_knots))
     found: list[tuple[Floats, Floats]] = []
-    history = [_record(flowing, settings, layer=0, seconds=0.0)]
+    history = [_record(flowing, settings, layer=0)]
     scores = gaussian_scores(n)
     for layer in range(1, settings.n_iterations + 1):
-        began = time.perf_counter()
         # A generator of its own for each layer: no layer depends on how much the others drew.
         rng = np.random.default_rng([settings.seed, layer])
         frame, spline = _fit_layer(flowing[0].z, (scores, n_slices, n_knots), settings, rng)
         for part in flowing:
             layer_forward(part.z, frame, spline, part.logdet)
         found.append((frame, spline))
-        seconds = time.perf_counter() - began
-        history.append(_record(flowing, settings, layer=layer, seconds=seconds))
+        history.append(_record(flowing, settings, layer=layer))
         if progress is not None:
             progress(layer, asdict(history[-1]))
         if settings.early_stop and _stalled(history, settings):
@@ -220,13 +217,11 @@ def _shrinkage(n: int, settings: GISSettings) -> tuple[float, float]:
     return inner, inner if settings.tail == "midrank" else 1.0 - 0.001 * np.log10(n)
 
 
-def _record(
-    flowing: list[Flowing], settings: GISSettings, *, layer: int, seconds: float
-) -> LayerRecord:
+def _record(flowing: list[Flowing], settings: GISSettings, *, layer: int) -> LayerRecord:
     scores = [part.log_prob() for part in flowing]
     means = [float(np.mean(score)) for score in scores] + [np.nan]
     trimmed = [trimmed_mean(score, settings.trim) for score in scores] + [np.nan]
-    return LayerRecord(layer, means[0], trimmed[0], means[1], trimmed[1], seconds)
+    return LayerRecord(layer, means[0], trimmed[0], means[1], trimmed[1])
 
 
 def _stalled(history: list[LayerRecord], settings: GISSettings) -> bool:
