@@ -73,7 +73,7 @@ class _Task:
     arrays: Path
     first_pixel: int
     rows: Ints
-    sample_rows: Ints
+    objects: Ints
     redshift: NDArray[np.float64]
     membership: NDArray[np.bool_]
     part: Path
@@ -159,7 +159,7 @@ def _tasks(inputs: StackInputs, out: Path) -> tuple[list[str], list[_Task]]:
                     arrays=source.arrays.resolve(),
                     first_pixel=source.first_pixel,
                     rows=row[rows],
-                    sample_rows=rows,
+                    objects=column(index, "sky_id")[rows],
                     redshift=column(index, "z")[rows],
                     membership=membership[rows],
                     part=out.resolve() / PARTS / f"{number:03d}-{start:06d}.safetensors",
@@ -202,11 +202,14 @@ def _read(task: _Task, part: slice) -> ObservedSpectra:
 
 
 def _multiplicity(task: _Task, part: slice, how: _How) -> NDArray[np.uint16]:
-    """Regions, then their replicas: shape (spectrum, region · (1 + replica))."""
+    """Regions, then their replicas: shape (spectrum, region · (1 + replica)).
+
+    Objects on the sky are resampled, not spectra: repeats of one object go together.
+    """
     inside = task.membership[part].astype(np.uint16)
     if not how.n_bootstrap:
         return inside
-    drawn = bootstrap_multiplicity(task.sample_rows[part], how.n_bootstrap, how.seed)
+    drawn = bootstrap_multiplicity(task.objects[part], how.n_bootstrap, how.seed)
     replicas = inside[:, :, None] * drawn[:, None, :]
     return np.concatenate([inside[:, :, None], replicas], axis=2).reshape(len(inside), -1)
 
