@@ -141,6 +141,16 @@ class TrainSection(Settings):
     max_failures: int = Field(2, ge=0, description="restarts of the worker group after a loss")
     checkpoint_every: Positive = Field(5, description="epochs between checkpoints")
 
+    @model_validator(mode="after")
+    def _wide_enough(self) -> TrainSection:
+        if self.initial == "linear" and min(self.hidden, default=0) < 2 * self.n_latent:
+            msg = (
+                f"initial = 'linear' needs hidden layers of at least {2 * self.n_latent} units, "
+                f"two a latent; found hidden = {list(self.hidden)}"
+            )
+            raise ValueError(msg)
+        return self
+
 
 class DensitySection(Settings):
     """`[density]`: the GIS flow on the latents (science.md §7)."""
