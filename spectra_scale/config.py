@@ -65,15 +65,19 @@ class PrepareSection(Settings):
     preset: Literal["conserve", "reference"] = Field(
         "conserve", description="conserve: exact flux-conserving; reference: as the paper's own"
     )
-    mask: Literal["strict", "brightsky", "paper"] = Field(
-        "strict", description="which SPPIXMASK bits make a pixel missing"
+    mask: Literal["auto", "strict", "brightsky", "paper"] = Field(
+        "auto",
+        description="which SPPIXMASK bits make a pixel missing; auto: strict with conserve, paper "
+        "(any bit) with reference",
     )
     n_pixels: Positive = Field(1000, description="pixels of the rest-frame grid, 3388-8318 Å")
     min_coverage: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.5, description="share of a grid pixel that valid native pixels must cover"
+        0.5, description="share of a grid pixel that valid native pixels must cover (conserve)"
     )
     deredden: bool = Field(
-        False, description="correct for Milky Way dust (Fitzpatrick 1999, R_V 3.1, catalogue EBV)"
+        False,
+        description="correct sample and stacks for Milky Way dust (Fitzpatrick 1999, R_V 3.1, "
+        "catalogue EBV); conserve alone",
     )
     z_min: float = Field(0.05, description="lowest redshift kept (inclusive)")
     z_max: float = Field(0.36, description="highest redshift kept (inclusive)")
@@ -85,6 +89,9 @@ class PrepareSection(Settings):
         ("GALAXY", "QSO"), description="pipeline classes kept"
     )
     require_primary: bool = Field(True, description="SPECPRIMARY = 1 where the catalogue says")
+    require_science_target: bool = Field(
+        True, description="TARGETTYPE SCIENCE where it is given: no standard stars, no sky"
+    )
     require_good_plate: bool = Field(True, description="PLATEQUALITY good where it is given")
     snr: Literal["snr_total", "snr_median", "snr_mean"] = Field(
         "snr_total", description="which S/N of science.md §3 the cut is on"
@@ -97,7 +104,17 @@ class PrepareSection(Settings):
         if not -1.0 < self.z_min < self.z_max:
             msg = f"need -1 < z_min < z_max, found z_min = {self.z_min}, z_max = {self.z_max}"
             raise ValueError(msg)
+        if self.deredden and self.preset == "reference":
+            msg = "deredden is a setting of preset = 'conserve' (science.md §4): set one of them"
+            raise ValueError(msg)
         return self
+
+    @property
+    def mask_preset(self) -> Literal["strict", "brightsky", "paper"]:
+        """The mask preset that `auto` stands for."""
+        if self.mask == "auto":
+            return "paper" if self.preset == "reference" else "strict"
+        return self.mask
 
 
 class TrainSection(Settings):
@@ -196,10 +213,10 @@ class EmbedSection(Settings):
 class BoxRegion(Settings):
     """A named box on the map; boundary points are inside."""
 
-    name: Name
-    sequence: Name = "boxes"
-    x: tuple[float, float]
-    y: tuple[float, float]
+    name: Name = Field(description="name of the region, unique in the job")
+    sequence: Name = Field("boxes", description="boxes of one sequence stand in order")
+    x: tuple[float, float] = Field(description="lowest and highest x on the map")
+    y: tuple[float, float] = Field(description="lowest and highest y on the map")
 
     @model_validator(mode="after")
     def _ordered(self) -> BoxRegion:
@@ -212,9 +229,13 @@ class BoxRegion(Settings):
 class PolygonRegion(Settings):
     """A named polygon on the map; boundary points are inside."""
 
-    name: Name
-    vertices: Annotated[tuple[tuple[float, float], ...], Field(min_length=3)]
-    labels: tuple[LabelName, ...] = Field(("broad-line",), description="of these; () is all")
+    name: Name = Field(description="name of the region, unique in the job")
+    vertices: Annotated[tuple[tuple[float, float], ...], Field(min_length=3)] = Field(
+        description="corners, in order"
+    )
+    labels: tuple[LabelName, ...] = Field(
+        ("broad-line",), description="classes it is restricted to; () is all"
+    )
 
 
 class RegionsSection(Settings):

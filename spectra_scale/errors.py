@@ -67,8 +67,8 @@ class StaleArtifactError(SpectraScaleError):
         why = f" Changed: {changed}." if changed else ""
         super().__init__(
             f"{path} was made with fingerprint {recorded[:12]}, but the inputs and settings now "
-            f"give {expected[:12]}.{why} Give another --out, or run `spectra-scale clean` with "
-            "the same job to delete what is stale, then run again."
+            f"give {expected[:12]}.{why} Give another --out, or delete it (`spectra-scale clean` "
+            "with the same job deletes what is stale), then run again."
         )
         self.recorded = recorded
         self.expected = expected

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spectra_scale.config import Job, ReleaseSection
 from spectra_scale.errors import UsageError
+from spectra_scale.jobfile import read_job
 from spectra_scale.provenance import file_digest
 from spectra_scale.spectrum.geometry import check_polygon
 from spectra_scale.stages import (
@@ -89,6 +90,8 @@ def make_plan(job: Job) -> Plan:
         If an input is missing or a folder holds no spectra.
     """
     models = None if job.models.source is None else Run(job.models.source)
+    if models is not None:
+        _check_models(job, models)
     inventories, releases, recipes = {}, {}, {}
     for section in job.release:
         if section.source:
@@ -106,6 +109,39 @@ def make_plan(job: Job) -> Plan:
             releases[section.name] = found.artifact.fingerprint
     recipes |= _recipes(job, models, releases)
     return Plan(job, models, inventories, releases, recipes)
+
+
+#: Settings of the data that a model is only right for as it was trained.
+MODEL_DATA = ("preset", "mask", "n_pixels", "min_coverage", "deredden")
+
+
+def _check_models(job: Job, models: Run) -> None:
+    """Refuse models for data that are prepared otherwise than those they were trained on.
+
+    Raises
+    ------
+    UsageError
+        Naming what differs.
+    """
+    theirs = read_job(models.path / "job.toml")
+    pairs = [
+        (f"prepare.{name}", getattr(theirs.prepare, name), getattr(job.prepare, name))
+        for name in MODEL_DATA
+        if name != "mask"
+    ]
+    pairs += [
+        ("prepare.mask", theirs.prepare.mask_preset, job.prepare.mask_preset),
+        ("embed.masked_flux", theirs.embed.masked_flux, job.embed.masked_flux),
+        ("embed.n_neighbors", theirs.embed.n_neighbors, job.embed.n_neighbors),
+        ("regions.map", theirs.regions.map, job.regions.map),
+    ]
+    different = [f"{name} was {old!r}, is {new!r}" for name, old, new in pairs if old != new]
+    if different:
+        msg = (
+            f"models.from = {models.path}: its models were made from data prepared otherwise: "
+            f"{'; '.join(different)}. Set these as there, or train a new model."
+        )
+        raise UsageError(msg)
 
 
 def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[str, Recipe]:
@@ -130,7 +166,7 @@ def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[
     regions_ = add(
         "regions", regions.recipe(maps[job.regions.map], flow, job.regions, fitted("regions"))
     )
-    stacks = add("stack", stack.recipe(regions_, job.prepare.mask, job.stack))
+    stacks = add("stack", stack.recipe(regions_, job.prepare, job.stack))
     parents = {"label": labels, "train": model, "density": flow, "stack": stacks, **maps}
     if job.report.composite is not None:
         parents["composite"] = file_digest(job.report.composite)
@@ -162,6 +198,37 @@ def check(job: Job) -> None:
         if not path.exists():
             msg = f"{setting}: found nothing at {path}, expected {expected}. Correct the path."
             raise UsageError(msg)
+    _check_tables(job, made)
+
+
+def _check_tables(job: Job, made: Path | None) -> None:
+    """Look at the columns of catalogues and line tables, and read the composite: cheap, early."""
+    from spectra_scale.stages.report.gather import composite
+    from spectra_scale.surveys import catalogue, lines
+    from spectra_scale.surveys.tables import open_source
+
+    def ours(path: Path) -> bool:
+        return made is None or not path.resolve().is_relative_to(made)
+
+    for section in job.release:
+        path = section.catalogue
+        if path is not None and ours(path):
+            source = open_source(path, catalogue.WANTED)
+            if not catalogue.is_catalogue(source):
+                msg = (
+                    f"release {section.name}: catalogue: {path} is no catalogue of spectra: its "
+                    f"columns are {source.some_names()}. Give a specObj or CAS table."
+                )
+                raise UsageError(msg)
+    for path in filter(ours, job.label.lines):
+        source = open_source(path, lines.WANTED)
+        if not lines.is_line_catalogue(source):
+            msg = (
+                f"label.lines: {path} is no table of line measurements: its columns are "
+                f"{source.some_names()}. Give a Portsmouth, CAS or MPA-JHU table."
+            )
+            raise UsageError(msg)
+    composite(job.report.composite)
 
 
 def _inputs(job: Job) -> Iterator[tuple[str, Path, str]]:

@@ -15,7 +15,7 @@ from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
 from spectra_scale.store.arrays import Shard, check_shards, open_array
 from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, check_files, open_artifact
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release
+from spectra_scale.store.release import Release, files_named
 from spectra_scale.store.run import OBJECT_STAGES, Run
 from spectra_scale.store.sample import Sample, read_rest
 
@@ -104,7 +104,11 @@ def _check_release(artifact: Artifact) -> None:
     release = Release(artifact)
     counts, catalogue = artifact.counts, release.catalogue
     status = catalogue["status"].to_pylist()
-    lost = release.ledger["reason"].to_pylist().count("row_without_file")
+    ledger = release.ledger
+    lost = ledger["reason"].to_pylist().count("row_without_file")
+    files = len(files_named(catalogue, ledger)) + counts["redshift files"]
+    if counts["rows beyond --limit"]:
+        files = counts["files in"]  # files of rows that were not taken are named nowhere
     accounted = counts["rows"] + counts["rows beyond --limit"] + lost + counts["duplicates"]
     _expect(
         [
@@ -113,6 +117,7 @@ def _check_release(artifact: Artifact) -> None:
             ("kept rows", status.count("kept"), counts["kept"]),
             ("quarantined rows", status.count("quarantined"), counts["quarantined"]),
             ("rows accounted for", accounted, counts["rows in"]),
+            ("files accounted for", files, counts["files in"]),
             ("different keys", len(set(catalogue["spectrum_key"].to_pylist())), counts["rows"]),
         ],
         release.path,

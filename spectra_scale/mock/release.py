@@ -27,6 +27,7 @@ Rows = NDArray[Any]
 
 FORMAT = 1
 SUMMARY = "mock.json"
+BEGUN = ".mock-begun.json"
 CATALOGUE_FILE = "specObj-mock.fits"
 LINES_FILE = "portsmouth_emlinekin_full-mock.fits"
 TRUTH_FILE = "truth.parquet"
@@ -38,23 +39,40 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
     Raises
     ------
     UsageError
-        If it holds a finished release of other settings.
+        If it holds a release of other settings, finished or begun.
     """
-    path = folder / SUMMARY
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text())
     wanted = {"format": FORMAT, "settings": asdict(settings)}
-    if {name: found.get(name) for name in wanted} == wanted:
-        return True
-    others = found.get("settings") or {}
-    changed = [name for name, value in asdict(settings).items() if others.get(name) != value]
-    message = (
-        f"{folder} holds a mock release of other settings (differing: "
-        f"{', '.join(changed) or 'its format'}). Give another folder, "
-        "or delete this one to write it anew."
-    )
-    raise UsageError(message)
+    for name in (SUMMARY, BEGUN):
+        if not (folder / name).exists():
+            continue
+        found = json.loads((folder / name).read_text())
+        if {key: found.get(key) for key in wanted} == wanted:
+            return name == SUMMARY
+        others = found.get("settings") or {}
+        changed = [key for key, value in asdict(settings).items() if others.get(key) != value]
+        message = (
+            f"{folder} holds a mock release of other settings (differing: "
+            f"{', '.join(changed) or 'its format'}). Give another folder, "
+            "or delete this one to write it anew."
+        )
+        raise UsageError(message)
+    return False
+
+
+def begin(folder: Path, settings: MockSettings) -> None:
+    """Mark a folder as being written with these settings, so that no other release mixes in.
+
+    Raises
+    ------
+    UsageError
+        As `check_folder`.
+    """
+    check_folder(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, "settings": asdict(settings)}, indent=1)
+    path = folder / f".{BEGUN}.tmp"
+    path.write_text(text + "\n")
+    path.replace(folder / BEGUN)
 
 
 def is_complete(folder: Path, settings: MockSettings) -> bool:
@@ -117,6 +135,7 @@ def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> d
     path = folder / f".{SUMMARY}.tmp"
     path.write_text(json.dumps(summary, indent=1) + "\n")
     path.replace(folder / SUMMARY)
+    (folder / BEGUN).unlink(missing_ok=True)
     shutil.rmtree(folder / ".parts")
     log.info("mock finished folder=%s spectra=%d", folder, n_rows["catalogue"])
     return summary

@@ -152,8 +152,9 @@ class FittedMap:
     def place(self, x_new: ArrayLike, k: int = 15) -> Floats:
         """Give rows their places on the map.
 
-        A row is put at the mean of its k nearest fitted rows with weights exp(-(d - d_1) / s), s
-        being the mean of d - d_1: UMAP's own kernel with a closed-form scale.
+        A row is put at the mean of its k nearest fitted rows with weights exp(-(d - d_1) / s) / d,
+        s being the mean of d - d_1: UMAP's own kernel with a closed-form scale, and a pole at
+        d = 0, so that a row goes to the place of a fitted one as it comes near it.
 
         Parameters
         ----------
@@ -179,7 +180,9 @@ class FittedMap:
         indices, distances = self._index.query(x_new, k)
         excess = distances.astype(np.float64) - distances[:, :1]
         scale = np.maximum(excess.mean(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        weights = np.exp(-excess / scale)
+        near = np.maximum(distances.astype(np.float64), np.finfo(np.float32).tiny)
+        # Relative to the nearest, or the reciprocal of a tiny distance would overflow.
+        weights = np.exp(-excess / scale) * (near[:, :1] / near)
         weights[distances[:, 0] == 0, 1:] = 0.0
         weights /= weights.sum(axis=1, keepdims=True)
         # A sum over neighbours in their order: a matrix product could round by batch.

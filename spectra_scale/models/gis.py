@@ -201,6 +201,12 @@ class GIS:
                 "They are not those that GIS.to_arrays wrote: fit the density again."
             )
             raise SpectraScaleError(msg)
+        if np.asarray(arrays["history"]).shape[1:] != (len(fields(LayerRecord)),):
+            msg = (
+                f"The flow's history has shape {np.asarray(arrays['history']).shape}, expected "
+                f"{len(fields(LayerRecord))} columns: another version wrote it. Fit it again."
+            )
+            raise SpectraScaleError(msg)
         parts = {name: np.array(arrays[name], dtype=np.float64, order="C") for name in wanted}
         whitening = Whitening(
             mean=parts["mean"],

@@ -25,7 +25,7 @@ from spectra_scale.store.tables import read_table, write_table
 if TYPE_CHECKING:
     from spectra_scale.models.gis import GIS
 
-VERSION = 1
+VERSION = 2
 KIND = "density"
 FLOW = "flow.safetensors"
 log = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     settings = flow.settings.to_json()
     write_bytes(out / FLOW, save(flow.to_arrays() | {"reference": np.sort(reference)}))
     write_json(out / "settings.json", settings)
-    columns = {"log_prob": log_prob, "p_value": p, "in_training": training}
+    # A superseded reduction or a repeat of a training object is as optimistic as the object.
+    seen = (column(index, "split") == "train") & usable & (inputs.fitted is None)
+    columns = {"log_prob": log_prob, "p_value": p, "in_training": seen}
     write_objects(out / OBJECTS, index, columns)
     means = {
         f"mean log_prob {name}": float(np.mean(log_prob[rows])) if rows.any() else None

@@ -28,7 +28,7 @@ from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.sample import Sample, read_rest
 from spectra_scale.store.tables import read_table, write_table
 
-VERSION = 1
+VERSION = 2
 KIND = "encode"
 PARTS = "parts"
 SPLITS = ("train", "validation")
@@ -40,7 +40,7 @@ BATCH = 1024
 class _Task:
     shard: Shard
     label: NDArray[np.int8]
-    training: NDArray[np.bool_]
+    split: NDArray[np.object_]
 
 
 def recipe(sample: str, autoencoder: str) -> Recipe:
@@ -70,10 +70,8 @@ def run(inputs: tuple[Sample, Artifact], place: Place, out: Path, recipe: Recipe
         return done
     sample, model = inputs
     index = sample.index
-    label, split = column(index, "label"), column(index, "split")
-    tasks = [
-        _Task(shard, label[shard.rows], split[shard.rows] == "train") for shard in sample.shards
-    ]
+    label, split = column(index, "label"), current_split(index)
+    tasks = [_Task(shard, label[shard.rows], split[shard.rows]) for shard in sample.shards]
     work = Work("encode", "spectra", [shard.n_rows for shard in sample.shards])
     parts = (out / PARTS).resolve()
     place.map(
@@ -132,9 +130,7 @@ def _make(arrays: Path, model_path: Path, parts: Path, task: _Task) -> None:
             )
         )  # fmt: skip
         here = slice(rows.start - task.shard.start, rows.stop - task.shard.start)
-        part = residual_sums(
-            found.reconstruction - flux, ivar, task.label[here], task.training[here]
-        )
+        part = residual_sums(found.reconstruction - flux, ivar, task.label[here], task.split[here])
         total = {name: total.get(name, 0.0) + value for name, value in part.items()}
     write_bytes(_sums(parts, task.shard), save(total))
     write_table(_table(parts, task.shard), pa.concat_tables(tables))
@@ -146,11 +142,18 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def current_split(index: pa.Table) -> NDArray[np.object_]:
+    """Split of each row; '' for a superseded one, whose observation is there in a newer one."""
+    split = column(index, "split").copy()
+    split[column(index, "superseded").astype(bool)] = ""
+    return split
+
+
 def residual_sums(
     residual: NDArray[np.float32],
     ivar: NDArray[np.float32],
     label: NDArray[np.int8],
-    training: NDArray[np.bool_],
+    split: NDArray[np.object_],
 ) -> dict[str, NDArray[np.float64]]:
     """Sums over spectra of normalised residuals, by split, label and pixel.
 
@@ -160,8 +163,8 @@ def residual_sums(
         Reconstruction minus data, shape (spectrum, pixel).
     ivar
         Inverse variance, 0 where missing: such a pixel adds nothing.
-    label, training
-        Class code and split of each spectrum.
+    label, split
+        Class code and split of each spectrum; one of neither split adds nothing.
 
     Returns
     -------
@@ -173,7 +176,7 @@ def residual_sums(
     sums = {name: np.zeros(shape) for name in ("square", "pull", "count")}
     pull = (residual * np.sqrt(ivar)).astype(np.float64)
     valid = ivar > 0
-    for s, here in enumerate((training, ~training)):
+    for s, here in enumerate([split == name for name in SPLITS]):
         for code in np.unique(label[here]):
             rows = here & (label == code)
             sums["square"][s, code] = (pull[rows] ** 2).sum(axis=0)

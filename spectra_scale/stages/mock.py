@@ -9,8 +9,8 @@ from typing import Any
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import MockSection
-from spectra_scale.mock.plates import write_plate
-from spectra_scale.mock.release import check_folder, finish
+from spectra_scale.mock.plates import is_written, write_plate
+from spectra_scale.mock.release import begin, check_folder, finish
 from spectra_scale.mock.settings import MockSettings, MockTask, plan
 
 __all__ = ["check", "run", "settings_of"]
@@ -60,7 +60,7 @@ def run(config: MockSection, place: Place) -> dict[str, Any]:
     settings = settings_of(config)
     if check(config):
         return {}
-    config.path.mkdir(parents=True, exist_ok=True)
+    begin(config.path, settings)
     tasks = plan(settings)
     work = Work("mock", "spectra", [task.n_science for task in tasks])
     counts: Counter[str] = Counter()
@@ -72,5 +72,6 @@ def run(config: MockSection, place: Place) -> dict[str, Any]:
 
 
 def _write(folder: Path, settings: MockSettings, task: MockTask) -> dict[str, int]:
-    write_plate(task, folder, settings)
+    if not is_written(folder, task, settings):
+        write_plate(task, folder, settings)
     return {"plates": 1, "spectra": task.n_science}

@@ -117,7 +117,9 @@ def run(inputs: RegionsInputs, config: RegionsSection, out: Path, recipe: Recipe
         regions = read_regions(inputs.fitted.path)
     else:
         regions = _regions(config, x, y, label)
-    inside = {region.name: region.members(x, y, label) for region in regions}
+    # A superseded reduction is no member: its observation is there in a newer one.
+    current = ~column(index, "superseded").astype(bool)
+    inside = {region.name: region.members(x, y, label) & current for region in regions}
     write_json(out / DEFINITIONS, [_as_json(region) for region in regions])
     write_objects(out / OBJECTS, index, {f"in_{name}": rows for name, rows in inside.items()})
     write_table(out / "members.parquet", _export(index, inside, _facts(inputs, x, y)))

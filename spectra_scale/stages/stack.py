@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from spectra_scale.compute.place import Place, Work
-from spectra_scale.config import StackSection, changed_settings
+from spectra_scale.config import PrepareSection, StackSection, changed_settings
+from spectra_scale.dust import deredden
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.grid import stack_wavelength
 from spectra_scale.spectrum.indices import measure_indices
@@ -29,6 +30,7 @@ from spectra_scale.spectrum.masks import mask_bits_of
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.stacking import (
     StackSums,
+    bootstrap_error,
     bootstrap_multiplicity,
     shift_to_stack,
     stack_regions,
@@ -76,6 +78,7 @@ class _Task:
     objects: Ints
     redshift: NDArray[np.float64]
     membership: NDArray[np.bool_]
+    ebv: NDArray[np.float64] | None
     part: Path
 
 
@@ -87,9 +90,12 @@ class _How:
     seed: int
 
 
-def recipe(regions: str, mask: str, config: StackSection) -> Recipe:
+def recipe(regions: str, prepare: PrepareSection, config: StackSection) -> Recipe:
     """What the stacks are made from; the regions' fingerprint stands for sample and releases."""
-    settings = changed_settings(config) | {"mask": mask if config.mask == "same" else config.mask}
+    mask = prepare.mask_preset if config.mask == "same" else config.mask
+    settings = changed_settings(config) | {"mask": mask}
+    if prepare.deredden:
+        settings["deredden"] = True
     return Recipe(KIND, VERSION, settings, {"regions": regions})
 
 
@@ -107,9 +113,9 @@ def run(
     place
         Where the tasks run.
     out
-        Directory of the artifact: ``stacks.parquet`` (wavelength, and flux, error, count and
-        n_eff of each region on the stacking grid) and ``indices.parquet`` (indices with bootstrap
-        errors, and lines, of each region).
+        Directory of the artifact: ``stacks.parquet`` (wavelength, and flux, error,
+        bootstrap_error, count and n_eff of each region on the stacking grid) and
+        ``indices.parquet`` (indices with bootstrap errors, and lines, of each region).
     recipe
         What it is made from.
     """
@@ -117,7 +123,7 @@ def run(
     if done:
         shutil.rmtree(out / PARTS, ignore_errors=True)
         return done
-    names, tasks = _tasks(inputs, out)
+    names, tasks = _tasks(inputs, out, dust=bool(recipe.settings.get("deredden")))
     how = _How(
         int(mask_bits_of(recipe.settings["mask"])),
         None if config.normalise == "off" else config.normalise,
@@ -128,7 +134,7 @@ def run(
     used = sum(place.map(partial(_stack_task, how), tasks, work))
     sums = _merge(tasks, len(names), config.n_bootstrap)
     shutil.rmtree(out / PARTS, ignore_errors=True)
-    write_table(out / "stacks.parquet", _stack_table(names, [row[0] for row in sums]))
+    write_table(out / "stacks.parquet", _stack_table(names, sums))
     indices = [_measure(row) for row in sums]
     write_table(out / "indices.parquet", _index_table(names, indices))
     counts = {"spectra stacked": used} | {
@@ -137,7 +143,7 @@ def run(
     return finish(out, recipe, counts=counts, where={"place": place.name})
 
 
-def _tasks(inputs: StackInputs, out: Path) -> tuple[list[str], list[_Task]]:
+def _tasks(inputs: StackInputs, out: Path, *, dust: bool) -> tuple[list[str], list[_Task]]:
     index = inputs.sample.index
     table = read_objects(inputs.regions.path / OBJECTS, index)
     columns = [name for name in table.column_names if name.startswith("in_")]
@@ -162,10 +168,15 @@ def _tasks(inputs: StackInputs, out: Path) -> tuple[list[str], list[_Task]]:
                     objects=column(index, "sky_id")[rows],
                     redshift=column(index, "z")[rows],
                     membership=membership[rows],
+                    ebv=_ebv(source, row[rows]) if dust else None,
                     part=out.resolve() / PARTS / f"{number:03d}-{start:06d}.safetensors",
                 )
             )
     return [name.removeprefix("in_") for name in columns], tasks
+
+
+def _ebv(release: Release, rows: Ints) -> NDArray[np.float64]:
+    return np.asarray(column(release.catalogue, "ebv")[rows], dtype=np.float64)
 
 
 def _within(rows: Ints, shards: Sequence[Shard]) -> NDArray[np.bool_]:
@@ -198,7 +209,8 @@ def _stack_task(how: _How, task: _Task) -> int:
 def _read(task: _Task, part: slice) -> ObservedSpectra:
     rows = task.rows[part]
     keys = np.full(len(rows), "", dtype=object)
-    return read_native(task.arrays, task.first_pixel, rows, keys)
+    spectra = read_native(task.arrays, task.first_pixel, rows, keys)
+    return spectra if task.ebv is None else deredden(spectra, task.ebv[part])
 
 
 def _multiplicity(task: _Task, part: slice, how: _How) -> NDArray[np.uint16]:
@@ -226,16 +238,23 @@ def _merge(tasks: Sequence[_Task], n_regions: int, n_bootstrap: int) -> list[lis
     ]
 
 
-def _stack_table(names: Sequence[str], stacks: Sequence[StackSums]) -> pa.Table:
+def _stack_table(names: Sequence[str], stacks: Sequence[Sequence[StackSums]]) -> pa.Table:
     columns: dict[str, NDArray[Any]] = {"wavelength": stack_wavelength()}
     for name, stack in zip(names, stacks, strict=True):
         columns |= {
-            f"{name}_flux": stack.flux(),
-            f"{name}_error": stack.error(),
-            f"{name}_count": stack.count.astype(np.int64),
-            f"{name}_n_eff": stack.n_eff(),
+            f"{name}_flux": stack[0].flux(),
+            f"{name}_error": stack[0].error(),
+            f"{name}_bootstrap_error": _scatter_of(stack[1:]),
+            f"{name}_count": stack[0].count.astype(np.int64),
+            f"{name}_n_eff": stack[0].n_eff(),
         }
     return pa.table(columns)
+
+
+def _scatter_of(replicas: Sequence[StackSums]) -> NDArray[np.float64]:
+    if len(replicas) < 2:
+        return np.full(len(stack_wavelength()), np.nan)
+    return np.asarray(bootstrap_error(list(replicas)))
 
 
 def _measure(sums: Sequence[StackSums]) -> dict[str, float]:

@@ -151,6 +151,11 @@ def open_release(path: Path | str) -> Release:
     return Release(open_artifact(Path(path), KIND))
 
 
+def files_named(rows: pa.Table, ledger: pa.Table) -> set[str]:
+    """Files that have a row in the catalogue or a line in the ledger."""
+    return (set(rows["source_file"].to_pylist()) | set(ledger["path"].to_pylist())) - {""}
+
+
 def read_native(
     arrays: Path, first_pixel: int, rows: slice | NDArray[np.int64], keys: NDArray[Any]
 ) -> ObservedSpectra:

@@ -26,7 +26,7 @@ from spectra_scale.stages.ingest.inventory import Inventory, look, rows_of
 from spectra_scale.store.arrays import Layout, create_arrays, publish_arrays, shards_of
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import KIND
+from spectra_scale.store.release import KIND, files_named
 from spectra_scale.store.schema import RELEASE_ARRAYS
 from spectra_scale.store.tables import read_table, write_table
 
@@ -44,7 +44,8 @@ def recipe(
     plates = [f for plate in files.plates for f in (plate.spplate, plate.zbest) if f is not None]
     prints = []
     for root in inventory.roots:
-        mine = [f.path for f in (*files.spec_files, *plates) if f.root == root]
+        others = (*files.catalogues, *files.line_catalogues, *(o.file for o in files.others))
+        mine = [f.path for f in (*files.spec_files, *plates, *others) if f.root == root]
         prints.append(files_fingerprint(root, mine))
     parents = {"files": digest(prints)}
     if section.catalogue is not None:
@@ -91,7 +92,8 @@ def run(
     counts: dict[str, Any] = dict(found)
     limit = recipe.settings.get("limit", rows.num_rows)
     counts["rows beyond --limit"] = max(rows.num_rows - limit, 0)
-    _check_files(inputs, rows, ledger)
+    counts["redshift files"] = sum(plate.zbest is not None for plate in inputs.files.plates)
+    _check_files(counts, rows, ledger)
     rows = rows.slice(0, limit)
     if rows.num_rows == 0:
         raise SpectraScaleError(_no_rows(config, ledger))
@@ -144,16 +146,13 @@ def _by_reason(status: pa.Table, ledger: pa.Table) -> dict[str, int]:
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
-def _check_files(inputs: Inventory, rows: pa.Table, ledger: pa.Table) -> None:
-    """Every file of the source folders has a row, or a line in the ledger."""
-    known = set(rows["source_file"].to_pylist()) | set(ledger["path"].to_pylist())
-    files = [inputs.locator(file) for file in inputs.files.spec_files]
-    files += [inputs.locator(plate.spplate) for plate in inputs.files.plates]
-    lost = [name for name in files if name not in known]
-    if lost:
+def _check_files(counts: dict[str, Any], rows: pa.Table, ledger: pa.Table) -> None:
+    """Every file of the folders has a row, a line in the ledger, or is a plate's spZbest."""
+    found = len(files_named(rows, ledger)) + counts["redshift files"]
+    if counts["files in"] != found:
         msg = (
-            f"{len(lost)} files have neither a row nor a line in the ledger, the first {lost[0]}. "
-            "This is a bug: nothing was committed. Please report it."
+            f"files do not add up: {counts['files in']} in, {found} accounted for. This is a bug: "
+            "nothing was committed. Please report it."
         )
         raise SpectraScaleError(msg)
 

@@ -117,11 +117,10 @@ def write_arrays(task: ArrayTask) -> dict[str, int]:
 
 
 def _read(task: ArrayTask) -> _Block:
-    rows = read_table(task.rows, ["source_file", "source_row", "z"]).slice(
+    rows = read_table(task.rows, ["source_file", "source_row"]).slice(
         task.shard.start, task.shard.n_rows
     )
     files, fibers = column(rows, "source_file").astype(str), column(rows, "source_row")
-    redshift = column(rows, "z")
     block = _Block(task.shard.n_rows)
     for name in dict.fromkeys(files.tolist()):
         here = np.flatnonzero(files == name)
@@ -137,9 +136,6 @@ def _read(task: ArrayTask) -> _Block:
         except OSError as error:
             for row in here:
                 block.quarantine(int(row), Reason.UNREADABLE, f"{error.strerror or error}")
-    for row in np.flatnonzero(~(np.isfinite(redshift) & (redshift > -1))):
-        message = f"z = {redshift[row]}, expected a finite number above -1"
-        block.quarantine(int(row), Reason.BAD_REDSHIFT, message)
     return block
 
 

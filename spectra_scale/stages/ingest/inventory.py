@@ -105,7 +105,7 @@ def rows_of(
         "files in": inventory.files.n_files,
         "rows in": n_rows_in,
         "duplicates": repeated.num_rows,
-        "rows without spectrum": _count(ledger, "row"),
+        "rows without spectrum": ledger["reason"].to_pylist().count(Reason.ROW_WITHOUT_FILE),
         "files without row": _count(ledger, "file"),
         "fibres without row": _count(ledger, "fibre"),
     }
@@ -252,7 +252,7 @@ def _rows_from_catalogue(inventory: Inventory) -> tuple[pa.Table, pa.Table, int]
     used = {file for file in files if file}
     for name in plates.values():
         if name not in used:
-            message = "the plate file is there, the catalogue has no fibre of it"
+            message = "the plate file is there, but no row of the catalogue is taken from it"
             lost.append((name, "", "file", str(Reason.FILE_WITHOUT_ROW), message))
     rows = table.append_column("source_file", pa.array(files, pa.string()))
     in_spec = np.isin(np.array(files), np.array(sorted(places.values()) or [""]))
@@ -282,17 +282,27 @@ def _places(
             lost.append((name, key, "file", str(Reason.DUPLICATE), message))
         else:
             places[key] = name
-    return places, _plates(inventory.files.plates, inventory), lost
+    plates, twice = _plates(inventory.files.plates, inventory)
+    return places, plates, lost + twice
 
 
-def _plates(plates: Sequence[PlateFiles], inventory: Inventory) -> dict[tuple[int, int], str]:
+def _plates(
+    plates: Sequence[PlateFiles], inventory: Inventory
+) -> tuple[dict[tuple[int, int], str], list[tuple[str, str, str, str, str]]]:
+    """Plate files by plate and MJD; a second one of the same is a duplicate."""
     found: dict[tuple[int, int], str] = {}
+    lost = []
     for plate in plates:
         match = PLATE_NAME.fullmatch(plate.spplate.path.name)
         assert match is not None
         pair = (int(match[1]), int(match[2]))
-        found.setdefault(pair, inventory.locator(plate.spplate))
-    return found
+        name = inventory.locator(plate.spplate)
+        if pair in found:
+            message = f"the same plate and MJD as {found[pair]}"
+            lost.append((name, "", "file", str(Reason.DUPLICATE), message))
+        else:
+            found[pair] = name
+    return found, lost
 
 
 def _without_duplicates(rows: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import PrepareSection, changed_settings
-from spectra_scale.errors import SpectraScaleError
+from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.observed import ObservedSpectra, RestSpectra
 from spectra_scale.spectrum.preprocess import to_rest_frame
@@ -30,6 +31,7 @@ from spectra_scale.stages.prepare.rest import RestTask, how, luminosity_factor, 
 from spectra_scale.stages.prepare.selection import Cuts, select_rows
 from spectra_scale.store.arrays import Layout
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
+from spectra_scale.store.objects import column
 from spectra_scale.store.release import Release
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.schema import DROPPED, INDEX
@@ -109,7 +111,7 @@ def run(
     _require(kept.num_rows + dropped.num_rows == n_in, n_in, kept.num_rows, dropped.num_rows)
     if kept.num_rows == 0:
         raise SpectraScaleError(_nothing_left(n_in, removed))
-    index = identify(kept, [release.name for release in inputs.releases])
+    index = identify(kept, _superseded(kept, inputs.releases))
     parts = parts_of([task.part for task in tasks], [count["kept"] for count in counts])
     pack(parts, WavelengthGrid.rest_frame(config.n_pixels), _layout(recipe), place, out)
     write_table(out / "index.parquet", index.cast(INDEX.arrow()))
@@ -168,7 +170,9 @@ def _kept_rows(tasks: Sequence[RestTask], labels: Path) -> pa.Table:
         if task.release not in catalogues:
             catalogue = read_table(task.arrays.parent / "catalogue.parquet")
             marks = read_table(labels / f"{task.release}.parquet", ["spectrum_key", "label"])
-            assert marks["spectrum_key"].equals(catalogue["spectrum_key"])
+            if not marks["spectrum_key"].equals(catalogue["spectrum_key"]):
+                msg = f"{labels}: keys differ from release {task.release}'s. Rebuild the labels."
+                raise DamagedArtifactError(msg)
             catalogues[task.release] = (catalogue, marks)
         catalogue, marks = catalogues[task.release]
         part = read_table(task.kept)
@@ -181,6 +185,21 @@ def _kept_rows(tasks: Sequence[RestTask], labels: Path) -> pa.Table:
         names = pa.array([task.release] * table.num_rows, pa.string())
         parts.append(table.append_column("release", names))
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+
+
+def _superseded(kept: pa.Table, releases: Sequence[Release]) -> NDArray[np.bool_]:
+    """Rows whose observation is in a later release, whether or not it passed the cuts there.
+
+    A newer reduction that was rejected says that the older one is not to be trusted either.
+    """
+    names, keys = column(kept, "release"), column(kept, "spectrum_key").astype(str)
+    old = np.zeros(kept.num_rows, dtype=bool)
+    later: set[str] = set()
+    for release in reversed(releases):
+        mine = np.flatnonzero(names == release.name)
+        old[mine] = [key in later for key in keys[mine].tolist()]
+        later |= set(release.catalogue["spectrum_key"].to_pylist())
+    return old
 
 
 def _dropped_rows(tasks: Sequence[RestTask], selections: Sequence[Cuts]) -> pa.Table:

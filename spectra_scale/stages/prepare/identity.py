@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import astropy.units as u
 import numpy as np
 import pyarrow as pa
@@ -15,7 +13,6 @@ from spectra_scale.spectrum.identity import (
     primary_of_groups,
     sky_groups,
     split_of_cells,
-    superseded,
 )
 from spectra_scale.store.objects import column
 from spectra_scale.store.schema import INDEX
@@ -24,24 +21,21 @@ from spectra_scale.store.schema import INDEX
 NSIDE = 512
 
 
-def identify(kept: pa.Table, releases: Sequence[str]) -> pa.Table:
+def identify(kept: pa.Table, old: NDArray[np.bool_]) -> pa.Table:
     """Make a sample's index.
 
     Parameters
     ----------
     kept
         Rows that passed all cuts: catalogue columns, release, row, label, z and S/N.
-    releases
-        Names, oldest first.
+    old
+        Rows that a newer release supersedes.
     """
     keys = column(kept, "spectrum_key").astype(str)
-    names = column(kept, "release")
-    order = np.array([releases.index(name) for name in names])
     snr = column(kept, "snr_total")
     ra, dec = column(kept, "ra"), column(kept, "dec")
     group = sky_groups(ra, dec)
     # The newest reduction of an observation stands for it: an older one is never primary.
-    old = superseded(keys, order)
     primary = primary_of_groups(group, snr, keys, eligible=~old)
     train = harmonise_split(split_of_cells(cells(ra, dec)), group, primary)
     made = {

@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spectra_scale.config import PrepareSection
-from spectra_scale.spectrum.grid import WavelengthGrid, native_edges
+from spectra_scale.dust import dereddening
+from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
 from spectra_scale.spectrum.quality import Quality
@@ -20,8 +21,7 @@ from spectra_scale.store.tables import read_table, write_table
 
 #: Spectra shifted at once: bounds the memory of a task at any shard size.
 BLOCK = 1024
-#: R_V of the Milky Way and the redshift the reference preset moves λF_λ to (science.md §2).
-R_V = 3.1
+#: Redshift the reference preset moves λF_λ to (science.md §2).
 REFERENCE_REDSHIFT = 0.1
 
 
@@ -104,16 +104,22 @@ def _shift(
         z,
         how(config),
         luminosity_factor=luminosity_factor(z) if config.preset == "reference" else None,
-        extinction=None if task.extinction is None else dereddening(task, part, observed),
+        extinction=_factor(task, part, observed),
     )
     return rest.flux, rest.ivar, quality
+
+
+def _factor(task: RestTask, part: slice, observed: ObservedSpectra) -> NDArray[np.float64] | None:
+    if task.extinction is None:
+        return None
+    return dereddening(task.extinction[part], observed.first_pixel, observed.flux.shape[1])
 
 
 def how(config: PrepareSection) -> Preprocess:
     """Settings of the kernel."""
     return Preprocess(
         preset=config.preset,
-        mask=config.mask,
+        mask=config.mask_preset,
         min_coverage=config.min_coverage,
         grid=WavelengthGrid.rest_frame(config.n_pixels),
     )
@@ -141,21 +147,6 @@ def luminosity_factor(redshift: NDArray[np.float64]) -> NDArray[np.float64]:
 
     distance = Planck18.luminosity_distance(redshift).value
     return np.asarray((distance / Planck18.luminosity_distance(REFERENCE_REDSHIFT).value) ** 2)
-
-
-def dereddening(task: RestTask, part: slice, observed: ObservedSpectra) -> NDArray[np.float64]:
-    """Factor on the flux that undoes Milky Way dust, shape (spectrum, native pixel).
-
-    Fitzpatrick (1999) with R_V = 3.1, in the observed frame (science.md §4).
-    """
-    from astropy import units
-    from dust_extinction.parameter_averages import F99
-
-    assert task.extinction is not None
-    edges = native_edges(observed.first_pixel, observed.flux.shape[1])
-    wave = np.sqrt(edges[1:] * edges[:-1])
-    curve = np.asarray(F99(Rv=R_V)(wave * units.AA))
-    return np.asarray(10 ** (0.4 * R_V * task.extinction[part, None] * curve[None, :]))
 
 
 def failed_cut(

@@ -59,10 +59,10 @@ def select_rows(number: int, release: Release, config: PrepareSection) -> Cuts:
     """
     del number
     catalogue = release.catalogue
-    z = redshift_of(catalogue, config)
+    z, zwarning = redshift_of(catalogue, config)
     first = np.full(catalogue.num_rows, "", dtype=object)
     found = np.full(catalogue.num_rows, "", dtype=object)
-    for name, passed, values in _cuts(catalogue, z, config):
+    for name, passed, values in _cuts(catalogue, (z, zwarning), config):
         failed = ~passed & (first == "")
         first[failed] = name
         found[failed] = [str(value) for value in values[failed].tolist()]
@@ -79,19 +79,40 @@ def select_rows(number: int, release: Release, config: PrepareSection) -> Cuts:
     return Cuts(rows, z[rows], ebv[rows], catalogue.take(pa.array(rows)), dropped)
 
 
-def redshift_of(catalogue: pa.Table, config: PrepareSection) -> NDArray[np.float64]:
-    """Redshift used: Z, or Z_NOQSO where asked for and filled."""
+def redshift_of(
+    catalogue: pa.Table, config: PrepareSection
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Redshift used and its ZWARNING: of the best fit, or of the best without quasar templates.
+
+    The latter where asked for, and only for BOSS galaxies that have it (science.md §4): legacy
+    rows have Z_NOQSO = 0, and for a quasar it is the redshift of the wrong template.
+    """
     z = column(catalogue, "z").astype(np.float64)
+    zwarning = column(catalogue, "zwarning").astype(np.int64)
     if config.use_z_noqso:
         other = column(catalogue, "z_noqso").astype(np.float64)
-        # Legacy rows have Z_NOQSO = 0: not filled.
-        z = np.where(np.isfinite(other) & (other > 0), other, z)
-    return np.asarray(z)
+        galaxy = column(catalogue, "class").astype(str) == "GALAXY"
+        use = galaxy & np.isfinite(other) & (other > 0)
+        z = np.where(use, other, z)
+        theirs = column(catalogue, "zwarning_noqso").astype(np.int64)
+        zwarning = np.where(use & (theirs >= 0), theirs, zwarning)
+    return np.asarray(z), np.asarray(zwarning)
+
+
+def _in_range(z: NDArray[np.float64], config: PrepareSection) -> Bools:
+    """Ends included; `reference` has strict inequalities (science.md §2)."""
+    if config.preset == "reference":
+        return np.asarray((z > config.z_min) & (z < config.z_max))
+    return np.asarray((z >= config.z_min) & (z <= config.z_max))
 
 
 def _cuts(
-    catalogue: pa.Table, z: NDArray[np.float64], config: PrepareSection
+    catalogue: pa.Table,
+    redshift: tuple[NDArray[np.float64], NDArray[np.int64]],
+    config: PrepareSection,
 ) -> list[tuple[str, Bools, NDArray[np.generic]]]:
+    z, zwarning = redshift
+
     def values(name: str) -> NDArray[np.generic]:
         return column(catalogue, name)
 
@@ -101,13 +122,16 @@ def _cuts(
     )  # fmt: skip
     everything = np.ones(len(z), dtype=bool)
     ebv_known = np.isfinite(values("ebv").astype(np.float64)) if config.deredden else everything
-    zwarning = values("zwarning").astype(np.int64)
     return [
         ("quarantined", values("status") == "kept", values("reason")),
         ("class", np.isin(values("class").astype(str), config.classes), values("class")),
-        ("redshift", (z >= config.z_min) & (z <= config.z_max), z),
+        ("redshift", _in_range(z, config), z),
         ("zwarning", (zwarning & ~ignored) == 0, zwarning),
-        ("target type", np.isin(target.astype(str), ("SCIENCE", "")), target),
+        (
+            "target type",
+            np.isin(target.astype(str), ("SCIENCE", "")) | (not config.require_science_target),
+            target,
+        ),
         ("specprimary", (primary != 0) | (not config.require_primary), primary),
         (
             "plate quality",

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from spectra_scale.errors import UsageError
 from spectra_scale.models.autoencoder import encode
 from spectra_scale.models.inputs import load_encoder
 from spectra_scale.provenance import read_json
@@ -202,8 +203,15 @@ def composite(path: Path | None) -> tuple[NDArray[np.float64], NDArray[np.float6
     """A composite spectrum from a text table: wavelength (Å, vacuum) and F_λ, any scale."""
     if path is None:
         return None
-    table = np.loadtxt(path, comments="#", usecols=(0, 1), ndmin=2)
-    return table[:, 0], table[:, 1], "Vanden Berk et al. (2001)"
+    try:
+        table = np.loadtxt(path, comments="#", usecols=(0, 1), ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        msg = (
+            f"report.composite: {path}: found {str(error)[:120]}, expected a text table of "
+            "wavelength (Å, vacuum) and flux. Give another file."
+        )
+        raise UsageError(msg) from error
+    return table[:, 0], table[:, 1], path.stem
 
 
 def regions_of(inputs: ReportInputs) -> Sequence[dict[str, Any]]:
