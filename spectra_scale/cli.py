@@ -63,10 +63,11 @@ def run(
     limit: Limit = None,
 ) -> None:
     """Run a job through every stage that is not done already."""
+    wanted = _job(job, settings, source, out, limit)
     from spectra_scale.pipeline import run_job
     from spectra_scale.stages.report import PAGE
 
-    done = run_job(_job(job, settings, source, out, limit))
+    done = run_job(wanted)
     typer.echo(f"report: {done.folder('report') / PAGE}")
 
 
@@ -79,10 +80,10 @@ def plan(
     limit: Limit = None,
 ) -> None:
     """Say what a job would do: stages, files, rows, bytes on disk. Nothing is written."""
+    wanted = _job(job, settings, source, out, limit)
     from spectra_scale.estimate import estimate
     from spectra_scale.planning import check
 
-    wanted = _job(job, settings, source, out, limit)
     check(wanted)
     found = estimate(wanted)
     table = Table("stage", "state", title=f"{wanted.name} -> {wanted.out}", title_justify="left")

@@ -236,12 +236,15 @@ def ingest_releases(job: Job) -> list[Release]:
         The job.
     """
     check(job)
-    releases = []
+    planned = []
+    for section in job.release:
+        inventory = ingest.look(section)
+        recipe = ingest.recipe(section, inventory, job.limit, layout_of(job))
+        out = release_path(job, section)
+        refuse_stale(out, recipe)
+        planned.append((inventory, section, out, recipe))
     with open_place(job.compute) as place:
-        for section in job.release:
-            inventory = ingest.look(section)
-            recipe = ingest.recipe(section, inventory, job.limit, layout_of(job))
-            out = release_path(job, section)
-            refuse_stale(out, recipe)
-            releases.append(Release(ingest.run(inventory, section, place, out, recipe)))
-    return releases
+        return [
+            Release(ingest.run(inventory, section, place, out, recipe))
+            for inventory, section, out, recipe in planned
+        ]

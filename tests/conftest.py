@@ -1,12 +1,20 @@
 """Shared fixtures."""
 
+from __future__ import annotations
+
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from spectra_scale.compute.place import Here, Place, open_place
-from spectra_scale.config import ComputeSection
+from spectra_scale.config import ComputeSection, Job
+
+if TYPE_CHECKING:
+    from spectra_scale.store.run import Run
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -17,6 +25,30 @@ def real_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real survey files are not here ({SHARED.name} beside the project)")
     return SHARED
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A job that went through every stage, the folder it is in, and its run."""
+
+    folder: Path
+    job: Job
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A small run by the command line, unbroken: half a minute, once a session."""
+    from pipeline_builders import COMMAND, job_of, tiny_job, write_job
+
+    from spectra_scale.store.run import open_run
+
+    folder = tmp_path_factory.mktemp("run")
+    path = write_job(folder / "job.toml", tiny_job(folder))
+    done = subprocess.run([*COMMAND, "run", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report: {folder / 'run' / 'report' / 'index.html'}\n"
+    return TinyRun(folder, job_of(tiny_job(folder)), open_run(folder / "run"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from spectra_scale.store.sample import Sample
 from spectra_scale.store.schema import DROPPED, INDEX, SAMPLE_ARRAYS
 from spectra_scale.store.tables import write_table
 
+COMMAND = [sys.executable, "-m", "spectra_scale.cli"]
 SMALL = Layout(64, 32)
 RELEASE_FACTS = ("catalogue.parquet", "lines.parquet", "ledger.parquet")
 
@@ -154,6 +156,10 @@ def digests(folder, suffixes=(), without=("manifest.json", "started.json", "run.
     }
 
 
+class Killed(BaseException):
+    """As SIGKILL, no code of the program catches it."""
+
+
 class DyingPlace:
     """Runs tasks one by one and is killed before task number `after` of all its batches."""
 
@@ -166,7 +172,7 @@ class DyingPlace:
         results = []
         for item in items:
             if self.left == 0:
-                raise KeyboardInterrupt
+                raise Killed
             self.left -= 1
             results.append(task(item))
         return results
@@ -204,7 +210,8 @@ def tiny_job(folder, **changes):
         "compute": {"engine": "serial", "shard_rows": 128, "chunk_rows": 64},
     }
     for name, value in changes.items():
-        data[name] = data[name] | value if isinstance(data.get(name), dict) else value
+        merge = isinstance(data.get(name), dict) and value is not None
+        data[name] = data[name] | value if merge else value
     return {name: value for name, value in data.items() if value is not None}
 
 

@@ -14,6 +14,7 @@ from spectra_scale.jobfile import make_job, read_job, resolved, set_value
 from spectra_scale.planning import check
 
 JOBS = Path(__file__).parents[1] / "jobs"
+BOW_TIE = [[0, 0], [1, 1], [1, 0], [0, 1]]
 PLAIN = {"name": "a", "out": "o", "release": [{"name": "dr7", "source": ["in"]}]}
 
 
@@ -70,6 +71,11 @@ def test_there_are_the_three_jobs_of_the_readme():
             ["regions", "must differ", "['b', 'b']"],
         ),
         ({"train": 3}, ["train"]),
+        (
+            {"train": {"initial": "linear", "hidden": [800, 19]}},
+            ["train", "at least 20 units", "[800, 19]"],
+        ),
+        ({"train": {"initial": "linear", "hidden": []}}, ["train", "found hidden = []"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_place_and_what_was_found(tmp_path, changes, words):
@@ -123,17 +129,17 @@ def test_a_file_that_is_not_there_or_is_no_toml_says_so(tmp_path):
         ("report.title=Map of x = y", lambda j: j.report.title == "Map of x = y"),
         ("report.title=", lambda j: j.report.title == ""),
         ("release.0.name=dr17", lambda j: j.release[0].name == "dr17"),
-        ('release.0.source=["a", "b"]', lambda j: [str(p) for p in j.release[0].source] == ["a", "b"]),
+        ('release.0.source=["a", "b"]', lambda j: len(j.release[0].source) == 2),
         ("models.from=runs/demo", lambda j: str(j.models.source) == "runs/demo"),
         ("mock.path=m", lambda j: str(j.mock.path) == "m"),
         ("limit=7", lambda j: j.limit == 7),
     ],
 )  # fmt: skip
 def test_any_setting_may_be_changed_on_the_command_line(tmp_path, setting, value):
-    assert not value(make_job(PLAIN | {"report": {"title": "-"}, "prepare": {}}, "x")) or (
-        setting == "mock.path=m"
-    ) if "mock" not in setting else True  # the change must change something
-    assert value(read_job(job(tmp_path), [setting]))
+    changes = {"report": {"title": "-"}, "mock": {"path": "-"}}
+    path = job(tmp_path, **changes)
+    assert not value(read_job(path))
+    assert value(read_job(path, [setting]))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +255,7 @@ def test_a_job_whose_paths_are_there_passes(tmp_path):
         ({"report": {"composite": "none.txt"}}, "report.composite: .*none.txt"),
         ({"models": {"from": "none"}}, "models.from: .*finished run"),
         (
-            {"regions": {"polygons": [{"name": "A", "vertices": [[0, 0], [1, 1], [1, 0], [0, 1]]}]}},
+            {"regions": {"polygons": [{"name": "A", "vertices": BOW_TIE}]}},
             "regions.polygons A",
         ),
     ],

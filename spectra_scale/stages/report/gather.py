@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from spectra_scale.errors import UsageError
-from spectra_scale.models.autoencoder import encode
-from spectra_scale.models.inputs import load_encoder
 from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import LineMeasurements
 from spectra_scale.store.artifact import Artifact
@@ -130,6 +128,9 @@ class Shown:
 
 def show(inputs: ReportInputs, rows: NDArray[np.int64]) -> Shown:
     """Read spectra and reconstruct them."""
+    from spectra_scale.models.autoencoder import encode
+    from spectra_scale.models.inputs import load_encoder
+
     sample = inputs.sample
     model, inputs_ = load_encoder(inputs.artifacts["train"].path)
     pairs = [sample.read(slice(int(row), int(row) + 1)) for row in rows]
