@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
@@ -68,5 +70,7 @@ def here() -> Place:
 )
 def executor(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Every place a stage can run: what passes on one passes on all."""
-    with open_place(ComputeSection(engine=request.param, workers=2)) as place:
+    settings = ComputeSection(engine=request.param, workers=2)
+    # Dask's nanny leaves OMP_NUM_THREADS=1 behind, which later processes would inherit.
+    with patch.dict(os.environ), open_place(settings) as place:
         yield place

@@ -346,7 +346,6 @@ def test_the_command_itself_leaves_with_its_code_and_no_traceback(tmp_path):
 #: What is there at the moments when the driver is killed, in the order they come.
 MOMENTS = {
     "mock being written": "mock/.parts/*",
-    "rest frame begun": "run/sample/parts/*",
     "first epoch": "run/autoencoder/history.jsonl",
     "sums of a stack": "run/stacks/parts/*.safetensors",
 }
@@ -372,7 +371,7 @@ def test_a_driver_that_is_killed_again_and_again_ends_like_an_unbroken_one(tmp_p
         killed += process.returncode == -signal.SIGKILL
         assert not (folder / "run" / "report" / "manifest.json").exists()
     # A moment may have passed before it was seen; most must have been met.
-    assert killed >= 3
+    assert killed >= 2
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # Survey files, arrays, tables, weights and maps, byte for byte; Parquet of the history apart,

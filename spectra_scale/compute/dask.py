@@ -109,7 +109,7 @@ def open_cluster(address: str | None, workers: int) -> Iterator[DistributedDask]
     # Tasks are large and release the GIL, and a process of its own bounds each one's memory.
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import ComputeSection, TrainSection, changed_settings
@@ -246,7 +246,7 @@ def _baseline(
     out: Path,
 ) -> dict[str, float]:
     """χ² on the validation split of a weighted PCA with as many components (science.md §6)."""
-    from spectra_scale.models.baseline import fit_weighted_pca
+    from spectra_scale.models.baseline import WeightedPCA, fit_weighted_pca
     from spectra_scale.models.inputs import ModelInputs
     from spectra_scale.stages.train.rows import SampleRows
 
@@ -258,14 +258,21 @@ def _baseline(
         name: np.sort(rng.permutation(rows[name])[:BASELINE_ROWS])
         for name in ("train", "validation")
     }
-    flux, ivar = source.take(chosen["train"])
-    model = fit_weighted_pca(flux, ivar, config.n_latent, config.seed)
-    arrays = {
-        "mean": np.asarray(model.mean),
-        "components": np.ascontiguousarray(model.components),
-        "scale": model.coefficients(flux, ivar).std(axis=0),
-    }
-    write_bytes(out / "baseline.safetensors", save(arrays))
+    path = out / "baseline.safetensors"
+    if path.is_file():
+        # Resumed: what the training started from. Fitted again it may differ in its last bits,
+        # where another number of threads adds in another order.
+        stored = load(path.read_bytes())
+        model = WeightedPCA(stored["mean"], stored["components"])
+    else:
+        flux, ivar = source.take(chosen["train"])
+        model = fit_weighted_pca(flux, ivar, config.n_latent, config.seed)
+        arrays = {
+            "mean": np.asarray(model.mean),
+            "components": np.ascontiguousarray(model.components),
+            "scale": model.coefficients(flux, ivar).std(axis=0),
+        }
+        write_bytes(path, save(arrays))
     found = model.chi2(*source.take(chosen["validation"]))
     return {
         "components": config.n_latent,
