@@ -248,6 +248,8 @@ def spoil(folder):
     write_spec(folder, name_of(15), row=legacy_row(FIBERID=np.int32(15)), coadd=dead)
     write_spec(folder, name_of(16), row=legacy_row(FIBERID=np.int32(99)))
     write_spec(folder, name_of(17), row=legacy_row(FIBERID=np.int32(17), Z=np.float32("nan")))
+    low = coadd_columns(first_pixel=SDSS_FIRST_PIXEL - 20)
+    write_spec(folder, name_of(18), row=legacy_row(FIBERID=np.int32(18)), coadd=low)
     (folder / "spSpec-51909-0455-597.fit").write_bytes(whole)
     (folder / "notes.txt").write_text("seeing was bad")
     return {
@@ -258,6 +260,7 @@ def spoil(folder):
         name_of(15): "all_ivar_zero",
         name_of(16): "identity_mismatch",
         name_of(17): "bad_redshift",
+        name_of(18): "outside_native_grid",
         "spSpec-51909-0455-597.fit": "dr7_spspec",
         "notes.txt": "not_a_spectrum",
     }
@@ -302,13 +305,13 @@ def test_rows_of_a_catalogue_whose_file_is_bad_stay_without_a_spectrum(tmp_path)
     for fiber in (1, 2):
         good(folder, fiber)
     spoil(folder)
-    catalogue = catalogue_of(tmp_path / "cat.fits", [1, 2, 11, 12, 13, 14, 15, 16, 40])
+    catalogue = catalogue_of(tmp_path / "cat.fits", [1, 2, 11, 12, 13, 14, 15, 16, 18, 40])
     release = ingest_release(tmp_path / "r", folder, "made", catalogue)
     accounting_closes(release, [folder])
     rows = {r["fiber"]: r for r in release.catalogue.to_pylist()}
     assert {f: r["reason"] for f, r in rows.items()} == {
         1: "", 2: "", 11: "truncated", 12: "empty_file", 13: "not_fits", 14: "missing_hdu",
-        15: "all_ivar_zero", 16: "identity_mismatch",
+        15: "all_ivar_zero", 16: "identity_mismatch", 18: "outside_native_grid",
     }  # fmt: skip
     spectra = release.read(slice(0, release.n_rows))
     for row, fiber in enumerate(column(release.catalogue, "fiber")):
