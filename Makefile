@@ -30,7 +30,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest -q
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q -m "not gpu and not network and not slow"
+	$(BIN)/pytest -q -m "not gpu and not network"
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict

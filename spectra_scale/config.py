@@ -282,7 +282,7 @@ class ReportSection(Settings):
 
 
 class ComputeSection(Settings):
-    """`[compute]`: where shard tasks run. Recorded, never part of a fingerprint."""
+    """`[compute]`: where tasks run. Recorded, not part of a fingerprint, but for rows a shard."""
 
     engine: Literal["serial", "threads", "processes", "distributed", "ray"] = Field(
         "threads", description="Dask's scheduler; ray is Dask-on-Ray"
