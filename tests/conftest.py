@@ -18,10 +18,6 @@ from spectra_scale.config import ComputeSection, Job
 if TYPE_CHECKING:
     from spectra_scale.store.run import Run
 
-# numba sizes its threads from the environment at each look, and refuses to change them once they
-# run; Dask's nanny sets OMP_NUM_THREADS for a while. A number of its own keeps it from looking.
-os.environ.setdefault("NUMBA_NUM_THREADS", "2")
-
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
