@@ -166,17 +166,17 @@ def broad_flux(lines: Emission, rest: float) -> Floats:
     return np.asarray(lines.flux[:, n_narrow:][:, near].sum(axis=1))
 
 
-def render(continuum: Continuum, lines: Emission, first_pixel: int, wdisp: Singles) -> Singles:
-    """Noiseless spectra at the centres ``10**(1e-4 (first_pixel + i))`` Å.
+def render(continuum: Continuum, lines: Emission, log_wave: Floats, sigma_km_s: Floats) -> Singles:
+    """Noiseless spectra on any increasing grid of wavelengths.
 
     Parameters
     ----------
     continuum, lines
         What shines.
-    first_pixel
-        Native index of the first pixel.
-    wdisp
-        Instrument dispersion in native pixels, shape (pixel,).
+    log_wave
+        log10 of the observed vacuum wavelengths (Å) of the pixel centres, shape (pixel,).
+    sigma_km_s
+        Gaussian dispersion of the instrument at each of them, shape (pixel,).
 
     Returns
     -------
@@ -199,7 +199,7 @@ def render(continuum: Continuum, lines: Emission, first_pixel: int, wdisp: Singl
         ],
         axis=1,
     )
-    out = np.zeros((n, len(wdisp)), dtype=np.float32)
+    out = np.zeros((n, len(log_wave)), dtype=np.float32)
     _continua(
         populations().light,
         nuclear_templates(),
@@ -208,18 +208,20 @@ def render(continuum: Continuum, lines: Emission, first_pixel: int, wdisp: Singl
         objects.dispersion,
         _template(objects.fwhm),
         power,
-        first_pixel,
+        log_wave,
         out,
     )
-    _add_stars(continuum, first_pixel, out)
-    _lines(lines.wave, lines.flux, lines.sigma, objects.redshift, wdisp, first_pixel, out)
+    _add_stars(continuum, log_wave, out)
+    # A pixel is a box: a twelfth of its squared width is added to the variance of a line.
+    box = np.gradient(log_wave) * LIGHT_KM_S * log(10) / sqrt(12)
+    width = np.hypot(sigma_km_s, box)
+    _lines(lines.wave, lines.flux, lines.sigma, objects.redshift, log_wave, width, out)
     return out
 
 
-def _add_stars(continuum: Continuum, first_pixel: int, out: Singles) -> None:
+def _add_stars(continuum: Continuum, log_wave: Floats, out: Singles) -> None:
     rows = np.flatnonzero(continuum.objects.kind == STAR)
-    pixel = first_pixel + np.arange(out.shape[1])
-    wave: Floats = np.power(10.0, 1e-4 * pixel, dtype=np.float64)
+    wave: Floats = np.power(10.0, log_wave, dtype=np.float64)
     magnitude = continuum.objects.magnitude[rows]
     hot = star_heat(magnitude)[:, None]
     light = star_light(magnitude, np.broadcast_to(wave, (len(rows), len(wave))))
@@ -230,7 +232,7 @@ def _add_stars(continuum: Continuum, first_pixel: int, out: Singles) -> None:
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _continua(light, nuclear, curve, weights, dispersion, template, power, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _continua(light, nuclear, curve, weights, dispersion, template, power, log_wave_seen, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
     n_age = light.shape[2]
     ln10 = log(10.0)
     for i in range(out.shape[0]):
@@ -238,7 +240,7 @@ def _continua(light, nuclear, curve, weights, dispersion, template, power, first
         stars = light[dispersion[i]]
         agn = nuclear[template[i]]
         for j in range(out.shape[1]):
-            log_wave = 1e-4 * (first_pixel + j) - log_z
+            log_wave = log_wave_seen[j] - log_z
             x = (log_wave - LOG_START) / LOG_STEP
             k = int(x)
             if k < 0 or k >= N_REST - 1:
@@ -260,22 +262,20 @@ def _continua(light, nuclear, curve, weights, dispersion, template, power, first
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _lines(wave, flux, sigma, redshift, wdisp, first_pixel, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _lines(wave, flux, sigma, redshift, log_wave, width_km_s, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
     n_pixels = out.shape[1]
-    ln10 = log(10.0)
+    per_dex = LIGHT_KM_S * log(10.0)
     for i in range(out.shape[0]):
         for m in range(wave.shape[0]):
             if flux[i, m] <= 0.0:
                 continue
             centre_wave = wave[m] * (1.0 + redshift[i])
-            centre = log(centre_wave) / ln10 * 1e4 - first_pixel
-            near = min(max(int(centre), 0), n_pixels - 1)
-            # A pixel is a box: a twelfth of a pixel² of variance.
-            width = sqrt((sigma[i, m] / PIXEL_KM_S) ** 2 + wdisp[near] ** 2 + 1.0 / 12.0)
-            low = max(int(centre - 5.5 * width), 0)
-            high = min(int(centre + 5.5 * width) + 2, n_pixels)
-            step = centre_wave * ln10 * 1e-4
-            peak = flux[i, m] / (sqrt(2.0 * np.pi) * width * step)
+            centre = log(centre_wave) / log(10.0)
+            near = min(np.searchsorted(log_wave, centre), n_pixels - 1)
+            width = sqrt(sigma[i, m] ** 2 + width_km_s[near] ** 2) / per_dex
+            low = np.searchsorted(log_wave, centre - 5.5 * width)
+            high = np.searchsorted(log_wave, centre + 5.5 * width)
+            peak = flux[i, m] / (sqrt(2.0 * np.pi) * width * centre_wave * log(10.0))
             for j in range(low, high):
-                x = (j - centre) / width
+                x = (log_wave[j] - centre) / width
                 out[i, j] += peak * exp(-0.5 * x * x)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import Exposure, Spectrograph, observe, spectrograph
-from spectra_scale.mock.light import Continuum, Emission, emission, render
+from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, emission, render
 from spectra_scale.mock.measure import Measured, broad_detected, measure, pipeline_class
 from spectra_scale.mock.objects import Objects, draw_objects
 from spectra_scale.mock.population import Floats
@@ -88,7 +88,7 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     wrong = rng.random(len(every)) < settings.artefact_fraction
     artefact[wrong] = rng.choice((1, 2, 3), int(wrong.sum()), p=(0.7, 0.15, 0.15))
     model = np.zeros((len(every), instrument.n_pixels), dtype=np.float32)
-    model[row] = render(continuum, lines, instrument.first_pixel, instrument.wdisp)
+    model[row] = render(continuum, lines, np.log10(instrument.wave), instrument.wdisp * PIXEL_KM_S)
     exposure = observe(model, artefact, instrument, rng)
     measured = measure(continuum, lines, instrument, rng)
     classes, subclass = pipeline_class(
