@@ -26,11 +26,12 @@ from spectra_scale.mock.population import (
     LIGHT_KM_S,
     LOG_START,
     LOG_STEP,
+    N_POPULATIONS,
     N_REST,
     Floats,
     balmer_depth,
     balmer_edge,
-    cool_depth,
+    feature_depths,
     populations,
     rest_wave,
 )
@@ -101,7 +102,9 @@ class Continuum:
 def _model(objects: Objects, wave: Floats) -> Floats:
     """Smooth rest-frame model at `wave` (n, m): galaxy and nucleus, shape (n, m, 2)."""
     index = np.clip((np.log10(wave) - LOG_START) / LOG_STEP, 0, N_REST - 1).astype(np.int64)
-    galaxy = np.einsum("nma,na->nm", populations().smooth[index], objects.ages)
+    galaxy = np.einsum(
+        "nma,na->nm", populations().smooth[index][..., :N_POPULATIONS], objects.ages
+    )
     galaxy /= _galaxy_level(objects)[:, None]
     templates = nuclear_templates()[_template(objects.fwhm)[:, None], index]
     nucleus = (wave / 5100.0) ** objects.slope[:, None]
@@ -131,7 +134,7 @@ def star_light(magnitude: Floats, wave: Floats) -> Floats:
 
 def _galaxy_level(objects: Objects) -> Floats:
     index = int((np.log10(5100.0) - LOG_START) / LOG_STEP)
-    return np.asarray(objects.ages @ populations().smooth[index])
+    return np.asarray(objects.ages @ populations().smooth[index][:N_POPULATIONS])
 
 
 def _template(fwhm: Floats) -> NDArray[np.int64]:
@@ -225,15 +228,14 @@ def _add_stars(continuum: Continuum, log_wave: Floats, out: Singles) -> None:
     magnitude = continuum.objects.magnitude[rows]
     hot = star_heat(magnitude)[:, None]
     light = star_light(magnitude, np.broadcast_to(wave, (len(rows), len(wave))))
-    depth = hot * (balmer_depth(wave) + 0.7 * balmer_edge(wave)) + (1 - hot) ** 2 * cool_depth(
-        wave
-    )
+    depth = hot * (balmer_depth(wave) + 0.7 * balmer_edge(wave))
+    depth = depth + (1 - hot) ** 2 * feature_depths(wave)[0]
     out[rows] = light * np.exp(-depth) * continuum.amplitude[rows, None]
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _continua(light, nuclear, curve, weights, dispersion, template, power, log_wave_seen, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
-    n_age = light.shape[2]
+    n_age = weights.shape[1]
     ln10 = log(10.0)
     for i in range(out.shape[0]):
         level, slope, balmer, iron, dust_nucleus, dust_stars, log_z = power[i]

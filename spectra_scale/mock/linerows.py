@@ -177,7 +177,10 @@ def truth_columns(seen: Observation) -> dict[str, Any]:
         "flux_broad_hb": broad_flux(lines, LINE_WAVE[HB]),
         "flux_broad_ha": broad_flux(lines, LINE_WAVE[HA]),
     }
-    columns |= {f"light_{age:g}_gyr": objects.ages[:, i] for i, age in enumerate(AGES_GYR)}
+    columns |= {
+        f"light_{age:g}_gyr": objects.ages[:, age == AGES_GYR].sum(axis=1)
+        for age in np.unique(AGES_GYR)
+    }
     for name, index in (("hb", HB), ("oiii_5008", OIII), ("ha", HA), ("nii_6585", NII)):
         columns[f"flux_{name}"] = lines.flux[:, index]
     return columns

@@ -180,7 +180,9 @@ def _ages(rng: np.random.Generator, kind: Ints) -> Floats:
     young, middle = (part * np.minimum(1, 0.95 / total) for part in (young, middle))
     burst, mid = rng.dirichlet((3.5, 1.6), n), rng.dirichlet((0.8, 1.2, 2.6), n)
     quiet = np.isin(kind, (RETIRED, PASSIVE)) & ~recent
-    old = rng.standard_gamma(np.where(quiet[:, None], (0.6, 2.2, 4.2), (2.4, 4.5, 1.2)))
+    # 2.5, 6 and 12 Gyr, each of three metallicities.
+    times = np.where(quiet[:, None], (0.6, 2.2, 4.2), (2.4, 4.5, 1.2))
+    old = rng.standard_gamma(np.repeat(times, 3, axis=1) / 3)
     old /= old.sum(axis=1, keepdims=True)
     parts = (burst * young[:, None], mid * middle[:, None], old * (1 - young - middle)[:, None])
     ages = np.concatenate(parts, axis=1)

@@ -88,7 +88,12 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     wrong = rng.random(len(every)) < settings.artefact_fraction
     artefact[wrong] = rng.choice((1, 2, 3), int(wrong.sum()), p=(0.7, 0.15, 0.15))
     model = np.zeros((len(every), instrument.n_pixels), dtype=np.float32)
-    model[row] = render(continuum, lines, np.log10(instrument.wave), instrument.wdisp * PIXEL_KM_S)
+    model[row] = render(
+        continuum,
+        lines,
+        np.log10(instrument.wave),
+        np.asarray(instrument.wdisp, dtype=np.float64) * PIXEL_KM_S,
+    )
     exposure = observe(model, artefact, instrument, rng)
     measured = measure(continuum, lines, instrument, rng)
     classes, subclass = pipeline_class(
