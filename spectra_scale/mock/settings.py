@@ -1,29 +1,15 @@
-"""What a mock release contains: its settings, and the list of plates that they mean."""
+"""Settings of a mock release: what it contains, and what is refused."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from math import ceil
-from typing import Literal
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from spectra_scale.errors import UsageError
+from spectra_scale.mock.kinds import SELECTED, SHARES
+from spectra_scale.mock.task import SURVEYS, MockTask, Survey
 
-Survey = Literal["sdss", "boss"]
-Layout = Literal["plate", "spec"]
-
-# First plate number and how many are kept: they fit the 14 bits of specObjID and never meet.
-_PLATES = {
-    ("sdss", "plate"): (266, 2700),
-    ("sdss", "spec"): (3000, 400),
-    ("boss", "plate"): (3600, 9000),
-    ("boss", "spec"): (12700, 3000),
-}
-_REPEAT_PLATE = {"sdss": 3500, "boss": 12650}
-_FIRST_MJD = {"sdss": 51600, "boss": 55200}
-# Real plates lie weeks apart: plate numbers and dates grow together.
-_DAYS_A_PLATE = 3
+__all__ = ["MockSettings", "MockTask", "plan", "survey_fractions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +19,18 @@ class MockSettings:
     Parameters
     ----------
     n_spectra
-        Rows of the catalogue: science spectra, repeats and contaminants included, sky fibres not.
+        Rows of the catalogues: science spectra, repeats and contaminants included, sky not.
     n_spec_files
         How many of them are written one a file (spec-lite); the others are in plate files.
     boss_fraction
-        Share of the spectra from the BOSS spectrograph (3600-10400 Å, RUN2D ``v5_13_2``); the
-        others are legacy (3800-9200 Å, RUN2D ``26``).
+        Share of the spectra from the BOSS spectrograph (3600-10400 Å, RUN2D ``v5_13_2``).
     seed
         Seed of everything random.
     star_fraction, out_of_range_fraction, bad_redshift_fraction
         Shares of what a selection should remove: stars, redshifts outside 0.05-0.36, ZWARNING > 0.
     repeat_fraction
-        Share of the spectra that observe objects of another plate again, half of them with the
-        other spectrograph.
+        Share of the spectra that observe objects of another plate again, shared equally by the
+        surveys that the release has.
     no_lines_fraction
         Share of galaxies without a row in the line table.
     artefact_fraction
@@ -54,6 +39,22 @@ class MockSettings:
         Fibres of a plate, sky fibres included.
     sky_fraction
         Share of a plate's fibres on blank sky.
+    desi_fraction
+        Share of the spectra from DESI (3600-9824 Å, three arms, healpixels of nside 64 of the
+        bright and the dark program); what neither BOSS nor DESI has is legacy (3800-9200 Å,
+        RUN2D ``26``).
+    n_full_files
+        How many of the spec files have the HDUs of the single exposures too (spec-full).
+    fibers_desi
+        Targets of a healpixel of one program, sky fibres included.
+    blend_fraction, star_as_galaxy_fraction, cosmic_ray_fraction
+        Shares of spectra with light of a second object, of stars that the pipeline calls galaxies,
+        and of spectra with a cosmic ray that was not rejected.
+    missing_arm_fraction
+        Share of healpixels whose coadd lacks one arm.
+    class_fractions
+        Shares of the kinds of `kinds.KINDS` among the objects that are no contaminants; those not
+        named have none. None for the paper's.
     """
 
     n_spectra: int = 5000
@@ -69,184 +70,122 @@ class MockSettings:
     fibers_legacy: int = 640
     fibers_boss: int = 1000
     sky_fraction: float = 0.05
+    desi_fraction: float = 0.0
+    n_full_files: int = 0
+    fibers_desi: int = 500
+    blend_fraction: float = 0.003
+    star_as_galaxy_fraction: float = 0.002
+    cosmic_ray_fraction: float = 0.003
+    missing_arm_fraction: float = 0.01
+    class_fractions: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        for name, value in asdict(self).items():
+            if name.endswith("_fraction") and not 0 <= value <= 1:
+                message = f"{name}={value}: expected a share between 0 and 1."
+                raise UsageError(message)
+        if self.boss_fraction + self.desi_fraction > 1 + 1e-9:
+            message = (
+                f"boss_fraction={self.boss_fraction} and desi_fraction={self.desi_fraction} are "
+                "more than all spectra together. Lower either."
+            )
+            raise UsageError(message)
+        if self.class_fractions is not None:
+            _check_classes(self.class_fractions)
+
+    def _check_numbers(self) -> None:
         if self.n_spectra < 1 or not 0 <= self.n_spec_files <= self.n_spectra:
             message = (
                 f"n_spectra={self.n_spectra}, n_spec_files={self.n_spec_files}: need at least one "
                 "spectrum, and no more spec files than spectra. Change either."
             )
             raise UsageError(message)
-        for name, value in asdict(self).items():
-            if name.endswith("_fraction") and not 0 <= value <= 1:
-                message = f"{name}={value}: expected a share between 0 and 1."
-                raise UsageError(message)
-        if min(self.fibers_legacy, self.fibers_boss) < 2 or self.sky_fraction > 0.5:
+        n_sdss = self.n_spectra - round(self.desi_fraction * self.n_spectra)
+        if not 0 <= self.n_full_files <= self.n_spec_files <= n_sdss:
+            message = (
+                f"n_full_files={self.n_full_files}, n_spec_files={self.n_spec_files}, and "
+                f"{n_sdss} spectra that are not DESI's: full files are some of the spec files, "
+                "and those are of legacy and BOSS spectra. Ask for fewer."
+            )
+            raise UsageError(message)
+        smallest = min(self.fibers_legacy, self.fibers_boss, self.fibers_desi)
+        if smallest < 2 or self.sky_fraction > 0.5:
             message = (
                 f"fibers_legacy={self.fibers_legacy}, fibers_boss={self.fibers_boss}, "
-                f"sky_fraction={self.sky_fraction}: a plate needs two fibres, half of them on "
-                "objects."
+                f"fibers_desi={self.fibers_desi}, sky_fraction={self.sky_fraction}: a plate needs "
+                "two fibres, half of them on objects."
             )
+            raise UsageError(message)
+        if self.seed < 0:
+            message = f"seed={self.seed}: expected an integer of 0 or more."
             raise UsageError(message)
 
     def fibers(self, survey: Survey) -> int:
-        """Fibres of one plate of `survey`."""
-        return self.fibers_legacy if survey == "sdss" else self.fibers_boss
+        """Fibres of one plate, or targets of one healpixel, of `survey`."""
+        _check_survey(survey)
+        found = {"sdss": self.fibers_legacy, "boss": self.fibers_boss, "desi": self.fibers_desi}
+        return found[survey]
 
     def run2d(self, survey: Survey) -> str:
-        """Name of the reduction: `26` for legacy plates, `v5_13_2` (DR17) for BOSS."""
-        return "26" if survey == "sdss" else "v5_13_2"
+        """Name of the reduction: `26` for legacy, `v5_13_2` (DR17) for BOSS, `iron` for DESI."""
+        _check_survey(survey)
+        return {"sdss": "26", "boss": "v5_13_2", "desi": "iron"}[survey]
+
+    def class_shares(self) -> dict[str, float]:
+        """Shares of the kinds of `kinds.SELECTED`, contaminants apart, of sum 1."""
+        wanted = SHARES if self.class_fractions is None else self.class_fractions
+        total = sum(wanted.values())
+        return {kind: wanted.get(kind, 0.0) / total for kind in SELECTED}
 
 
-@dataclass(frozen=True, slots=True)
-class MockTask:
-    """One plate of a mock release; small and picklable, all that a worker needs beside settings.
-
-    Parameters
-    ----------
-    survey
-        Spectrograph that observes.
-    layout
-        ``plate``: one spPlate and one spZbest; ``spec``: one spec-lite file for each spectrum.
-    plate, mjd
-        Name of the observation.
-    n_science, n_sky
-        Fibres on objects and on blank sky; a spec layout writes the science fibres alone.
-    source_survey, source_plate, n_source
-        Whose objects are observed: this plate's own, or the first `n_science` of the `n_source`
-        objects of another plate.
-    seed
-        Seed of the release.
-    """
-
-    survey: Survey
-    layout: Layout
-    plate: int
-    mjd: int
-    n_science: int
-    n_sky: int
-    source_survey: Survey
-    source_plate: int
-    n_source: int
-    seed: int
-
-    @property
-    def is_repeat(self) -> bool:
-        """Whether its objects were observed before, on another plate."""
-        return self.plate != self.source_plate
-
-    @property
-    def n_fibers(self) -> int:
-        """Fibres used on the plate."""
-        return self.n_science + self.n_sky
-
-    @property
-    def name(self) -> str:
-        """PPPP-MMMMM, as in file names."""
-        return f"{self.plate:04d}-{self.mjd:05d}"
-
-    def object_rng(self) -> np.random.Generator:
-        """Generator of the objects: the same for an observation and its repeats."""
-        return self._rng(self.source_plate, 0)
-
-    def noise_rng(self) -> np.random.Generator:
-        """Generator of everything about this observation: noise, masks, fibres."""
-        return self._rng(self.plate, 1)
-
-    def _rng(self, plate: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(plate, purpose)))
+def _check_survey(survey: str) -> None:
+    if survey not in SURVEYS:
+        message = (
+            f"{survey!r} is no survey of the mock. Known ones: {', '.join(SURVEYS)} (sdss is the "
+            "legacy spectrograph)."
+        )
+        raise UsageError(message)
 
 
-def plan(settings: MockSettings) -> list[MockTask]:
-    """List the plates of a release, in the order of its catalogue.
-
-    Each depends on its own number and the seed alone, so that a part can be written by itself, in
-    any order, on any worker.
-
-    Returns
-    -------
-        Tasks whose `n_science` sum to ``settings.n_spectra``, with distinct plates.
+def survey_fractions(survey: str) -> dict[str, float]:
+    """Settings of a release that has the spectra of one survey only.
 
     Raises
     ------
     UsageError
-        If there are more plates than plate numbers kept for them.
+        If there is no such survey.
+
+    Examples
+    --------
+    >>> survey_fractions("desi")
+    {'boss_fraction': 0.0, 'desi_fraction': 1.0}
     """
-    n_repeat = round(settings.repeat_fraction * settings.n_spectra)
-    n_plate = settings.n_spectra - settings.n_spec_files
-    tasks = _observed_once(settings, max(n_plate - n_repeat, 0))
-    repeats = _repeats(settings, tasks, n_repeat)
-    if sum(task.n_science for task in repeats) < n_repeat:
-        # A tiny release has too few objects to observe so many again: none is repeated.
-        return _observed_once(settings, n_plate)
-    return tasks + repeats
+    _check_survey(survey)
+    return {"boss_fraction": float(survey == "boss"), "desi_fraction": float(survey == "desi")}
 
 
-def _observed_once(settings: MockSettings, n_plate: int) -> list[MockTask]:
-    tasks: list[MockTask] = []
-    layouts: tuple[tuple[Layout, int], ...] = (("plate", n_plate), ("spec", settings.n_spec_files))
-    for layout, n in layouts:
-        n_boss = round(settings.boss_fraction * n)
-        surveys: tuple[tuple[Survey, int], ...] = (("sdss", n - n_boss), ("boss", n_boss))
-        for survey, n_survey in surveys:
-            tasks += _plates(settings, survey, layout, n_survey)
-    return tasks
-
-
-def _plates(settings: MockSettings, survey: Survey, layout: Layout, n: int) -> list[MockTask]:
-    fibers = settings.fibers(survey)
-    capacity = fibers - ceil(settings.sky_fraction * fibers)
-    first, n_kept = _PLATES[survey, layout]
-    if ceil(n / capacity) > n_kept:
+def _check_classes(fractions: Mapping[str, float]) -> None:
+    known = ", ".join(SELECTED)
+    unknown = [kind for kind in fractions if kind not in SELECTED]
+    if unknown:
         message = (
-            f"{n} {survey} spectra in {layout} files need {ceil(n / capacity)} plates of {fibers} "
-            f"fibres, more than the {n_kept} plate numbers kept for them. Ask for fewer spectra."
+            f"class_fractions names {', '.join(unknown)}. Known kinds: {known}; stars "
+            "and distant quasars have star_fraction and out_of_range_fraction."
         )
         raise UsageError(message)
-    tasks = []
-    for i in range(ceil(n / capacity)):
-        n_science = min(capacity, n - i * capacity)
-        plate = first + i
-        tasks.append(
-            MockTask(
-                survey=survey,
-                layout=layout,
-                plate=plate,
-                mjd=_mjd(survey, i, layout),
-                n_science=n_science,
-                n_sky=ceil(settings.sky_fraction * n_science) if layout == "plate" else 0,
-                source_survey=survey,
-                source_plate=plate,
-                n_source=n_science,
-                seed=settings.seed,
-            )
+    total = sum(fractions.values())
+    if min(fractions.values(), default=0.0) < 0 or not abs(total - 1) <= 1e-6:
+        message = (
+            f"class_fractions sum to {total:g}: expected shares of 0 or more that sum to 1. "
+            f"Known kinds: {known}."
         )
-    return tasks
+        raise UsageError(message)
 
 
-def _mjd(survey: Survey, index: int, layout: Layout) -> int:
-    late = 2000 if layout == "spec" else 0
-    return _FIRST_MJD[survey] + late + _DAYS_A_PLATE * (index % 1500)
+def plan(settings: MockSettings) -> list[MockTask]:
+    """List the tasks of a release: `spectra_scale.mock.plan.plan`."""
+    # Kept here for those who have the settings in hand; that module imports this one.
+    from spectra_scale.mock.plan import plan as make
 
-
-def _repeats(settings: MockSettings, tasks: list[MockTask], n_repeat: int) -> list[MockTask]:
-    source = next((t for t in tasks if t.layout == "plate"), None)
-    if source is None:
-        return []
-    n_boss = round(n_repeat / 2) if 0 < settings.boss_fraction < 1 else 0
-    other: Survey = "boss" if source.survey == "sdss" else "sdss"
-    surveys: tuple[tuple[Survey, int], ...] = ((source.survey, n_repeat - n_boss), (other, n_boss))
-    repeats = []
-    for survey, n in surveys:
-        n_science = min(n, source.n_science, settings.fibers(survey) * 9 // 10)
-        if n_science > 0:
-            repeat = replace(
-                source,
-                survey=survey,
-                plate=_REPEAT_PLATE[survey],
-                mjd=_FIRST_MJD[survey] + 3000,
-                n_science=n_science,
-                n_sky=ceil(settings.sky_fraction * n_science),
-            )
-            repeats.append(repeat)
-    return repeats
+    return make(settings)
