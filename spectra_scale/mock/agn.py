@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from spectra_scale.mock.population import Floats, broaden, rest_wave, vacuum
 
 # FWHM (km/s) at which the templates exist; an object takes the nearest.
-TEMPLATE_FWHM = (1500.0, 3000.0, 6500.0)
+TEMPLATE_FWHM = (1200.0, 2000.0, 3300.0, 5500.0, 9000.0)
+# Columns of the templates.
+BALMER_CONTINUUM, IRON_BLUE, IRON_RED = range(3)
 
 # Optical Fe II multiplets (27, 28, 37, 38, 42, 48, 49, 55, 74): air wavelength (Å), strength.
 _FE_OPTICAL = """
@@ -37,25 +39,31 @@ BROAD_LINES = (
     (2800.32, 2.2), (3970.08, 0.14), (4102.89, 0.26), (4341.68, 0.47), (4687.02, 0.10),
     (4862.68, 1.0), (5877.25, 0.18), (6564.61, 3.05), (7067.1, 0.08),
 )  # fmt: skip
-# A broad line is a core and wings: share of the flux and width relative to the core.
-WING_SHARE = 0.38
-WING_WIDTH = 2.3
+# Scatter (dex) of each from nucleus to nucleus.
+BROAD_SCATTER = np.array(
+    [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.15, 0.10, 0.06, 0.25, 0.0, 0.15, 0.06, 0.2]
+)
+# Width of each over that of Hβ: high ionisation comes from deeper in the potential.
+BROAD_WIDTH = np.array([1, 1.2, 1.3, 1.3, 1, 0.95, 1.1, 1.1, 1.05, 1.35, 1, 1.05, 0.9, 1])
 
 
 def _table(text: str) -> Floats:
     return np.array([row.split() for row in text.split(",")], dtype=np.float64)
 
 
-def _iron(wave: Floats, fwhm: float) -> Floats:
-    spectrum = np.zeros_like(wave)
-    for centre, strength in _table(_FE_OPTICAL):
-        # Unresolved lines, one Å of sigma, are given their width by the broadening below.
-        spectrum += strength * np.exp(-0.5 * ((wave - vacuum(np.array(centre))) / 3.0) ** 2)
-    spectrum = broaden(spectrum, fwhm / 2.355)
-    spectrum /= np.mean(spectrum[(wave > 4434) & (wave < 4684)])
+def _iron(wave: Floats, fwhm: float) -> tuple[Floats, Floats]:
+    blue, red = np.zeros_like(wave), np.zeros_like(wave)
+    for air, strength in _table(_FE_OPTICAL):
+        # Unresolved lines, 3 Å of sigma, are given their width by the broadening below.
+        line = strength * np.exp(-0.5 * ((wave - vacuum(np.array(air))) / 3.0) ** 2)
+        side = blue if air < 5050 else red
+        side += line
+    blue, red = (broaden(side, fwhm / 2.355) for side in (blue, red))
+    blue /= np.mean(blue[(wave > 4434) & (wave < 4684)])
+    red /= np.mean(red[(wave > 5150) & (wave < 5350)])
     for centre, sigma, strength in _table(_FE_ULTRAVIOLET):
-        spectrum += strength * np.exp(-0.5 * ((wave - centre) / sigma) ** 2)
-    return spectrum
+        blue += strength * np.exp(-0.5 * ((wave - centre) / sigma) ** 2)
+    return blue, red
 
 
 def _balmer_continuum(wave: Floats, fwhm: float) -> Floats:
@@ -74,14 +82,14 @@ def _balmer_continuum(wave: Floats, fwhm: float) -> Floats:
 
 @lru_cache(maxsize=1)
 def nuclear_templates() -> NDArray[np.float32]:
-    """Balmer continuum (1 at its edge) and Fe II (mean 1 over 4434-4684 Å).
+    """Balmer continuum, 1 at its edge; Fe II with mean 1 over 4434-4684 Å, and over 5150-5350 Å.
 
     Returns
     -------
-        F_λ, shape (fwhm, sample, 2), float32.
+        F_λ, shape (fwhm, sample, 3), float32.
     """
     wave = rest_wave()
-    pairs = [
-        np.stack([_balmer_continuum(wave, f), _iron(wave, f)], axis=-1) for f in TEMPLATE_FWHM
+    every = [
+        np.stack([_balmer_continuum(wave, f), *_iron(wave, f)], axis=-1) for f in TEMPLATE_FWHM
     ]
-    return np.ascontiguousarray(np.array(pairs), dtype=np.float32)
+    return np.ascontiguousarray(np.array(every), dtype=np.float32)

@@ -24,10 +24,10 @@ from spectra_scale.mock.lines import (
     kewley,
 )
 from spectra_scale.mock.measure import Measured
-from spectra_scale.mock.objects import KINDS
 from spectra_scale.mock.observation import Observation
-from spectra_scale.mock.population import AGES_GYR, LIGHT_KM_S, Floats
+from spectra_scale.mock.population import LIGHT_KM_S, Floats
 from spectra_scale.mock.rows import spectrum_keys
+from spectra_scale.mock.truth import object_columns
 
 Rows = NDArray[Any]
 
@@ -55,7 +55,7 @@ def portsmouth_rows(seen: Observation) -> Rows:
     step = observed * np.log(10) * 1e-4
     width = np.maximum(m.sigma[cut] / PIXEL_KM_S, 0.5) * step
     amplitude = flux / (np.sqrt(2 * np.pi) * width)
-    velocity = 12 * np.sin(1e3 * objects.sigma_gas[chosen, None]) + np.zeros_like(flux)
+    velocity = 12 * np.sin(1e3 * objects.gas.sigma[chosen, None]) + np.zeros_like(flux)
     arrays = {
         "V": velocity, "V_ERR": 60 / np.maximum(m.snr[cut], 1), "SIG": m.sigma[cut],
         "SIG_ERR": 50 / np.maximum(m.snr[cut], 1), "AMPLITUDE": amplitude,
@@ -77,7 +77,7 @@ def portsmouth_rows(seen: Observation) -> Rows:
         "VEL_STARS": velocity[:, 0] * 0.5, "SIGMA_STARS": objects.sigma_stars[chosen],
         "SIGMA_STARS_ERR": 12.0, "CHISQ": 1.1,
         "FILENAME": [f"spec-{task.name}-{fiber:04d}.fits" for fiber in seen.fiber[chosen]],
-        "BPT": _bpt_names(m)[chosen], "EBMV": objects.dust_gas[chosen] / 4.05, "EBMV_ERR": 0.05,
+        "BPT": _bpt_names(m)[chosen], "EBMV": objects.gas.dust[chosen] / 4.05, "EBMV_ERR": 0.05,
     }  # fmt: skip
     for name, value in scalars.items():
         rows[name] = value
@@ -129,10 +129,10 @@ def _zline_rows(
     here = (known >= 0) & m.covered[index, known]
     line = known[here]
     found_broad = "BROADLINE" in str(seen.subclass[index])
-    wide = seen.objects.fwhm[index] / 2.355
+    wide = seen.objects.nucleus.fwhm[index] / 2.355
     allowed = np.isin(line, np.flatnonzero(_ALLOWED)) & found_broad
     extra = broad[line] * allowed
-    sigma = np.where(allowed, wide, seen.objects.sigma_gas[index])
+    sigma = np.where(allowed, wide, seen.objects.gas.sigma[index])
     values = {
         "LINEZ": seen.redshift[index], "LINEZ_ERR": 2 * seen.redshift_err[index],
         "LINESIGMA": sigma, "LINESIGMA_ERR": np.maximum(0.02 * sigma, 2.0),
@@ -150,37 +150,14 @@ def _zline_rows(
 
 def truth_columns(seen: Observation) -> dict[str, Any]:
     """What is true of each science spectrum, as columns of the truth table."""
-    objects, lines = seen.objects, seen.lines
-    log_age: Floats = objects.ages @ np.log10(np.array(AGES_GYR))
-    columns: dict[str, Any] = {
+    n = len(seen.fiber)
+    return {
         "spectrum_key": spectrum_keys(seen),
-        "plate": np.full(len(seen.fiber), seen.task.plate, dtype=np.int32),
-        "mjd": np.full(len(seen.fiber), seen.task.mjd, dtype=np.int32),
+        "plate": np.full(n, seen.task.plate, dtype=np.int32),
+        "mjd": np.full(n, seen.task.mjd, dtype=np.int32),
         "fiber": seen.fiber.astype(np.int32),
-        "kind": [KINDS[k] for k in objects.kind],
         "artefact": [ARTEFACTS[a] for a in seen.artefact],
-        "is_repeat": np.full(len(seen.fiber), seen.task.is_repeat),
+        "is_repeat": np.full(n, seen.task.is_repeat),
         "has_lines": seen.has_lines,
-        "z_true": objects.redshift,
-        "log_age_gyr": log_age,
-        "dispersion_km_s": objects.sigma_stars,
-        "sigma_gas_km_s": objects.sigma_gas,
-        "av_stars": objects.dust_stars,
-        "av_gas": objects.dust_gas,
-        "av_nucleus": objects.dust_nucleus,
-        "agn_fraction_5100": objects.nucleus,
-        "power_law_slope": objects.slope,
-        "fe2_strength": objects.iron,
-        "broad_fwhm_km_s": objects.fwhm,
-        "ew_ha": objects.ew_ha,
-        "r_fiber_magnitude": objects.magnitude,
-        "flux_broad_hb": broad_flux(lines, LINE_WAVE[HB]),
-        "flux_broad_ha": broad_flux(lines, LINE_WAVE[HA]),
+        **object_columns(seen.objects, seen.lines),
     }
-    columns |= {
-        f"light_{age:g}_gyr": objects.ages[:, age == AGES_GYR].sum(axis=1)
-        for age in np.unique(AGES_GYR)
-    }
-    for name, index in (("hb", HB), ("oiii_5008", OIII), ("ha", HA), ("nii_6585", NII)):
-        columns[f"flux_{name}"] = lines.flux[:, index]
-    return columns

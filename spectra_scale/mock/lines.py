@@ -35,6 +35,19 @@ def calzetti(wave: Floats) -> Floats:
     return np.asarray(np.where(x > 1 / 0.63, blue, red) / 4.05)
 
 
+def attenuation(wave: Floats, slope: Floats) -> Floats:
+    """A(λ)/A(V): Calzetti's curve times (λ/5500 Å)^δ (Noll et al. 2009, without the bump).
+
+    Parameters
+    ----------
+    wave
+        Å.
+    slope
+        δ, broadcast against `wave`.
+    """
+    return np.asarray(calzetti(wave) * (wave / 5500.0) ** slope)
+
+
 def kauffmann(x: Floats) -> Floats:
     """Kauffmann et al. (2003) demarcation, log [O III]/Hβ at x = log [N II]/Hα < 0.05."""
     return np.asarray(0.61 / (np.minimum(x, 0.04) - 0.05) + 1.30)

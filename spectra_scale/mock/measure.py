@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import Spectrograph
-from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, broad_flux, star_heat
+from spectra_scale.mock.kinds import BROAD, QUASAR, STAR
+from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, broad_flux
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
-from spectra_scale.mock.objects import BROAD, QUASAR, STAR
 from spectra_scale.mock.population import Floats
 
 # Absorption under a Balmer line and template mismatch leave an error of the EW (Å), whatever the
@@ -104,7 +104,7 @@ def measure(
 def broad_detected(continuum: Continuum, lines: Emission, measured: Measured) -> NDArray[np.bool_]:
     """Whether the pipeline sees a broad line: at 10 sigma in Hα, Hβ or, far away, Mg II."""
     objects = continuum.objects
-    width = np.sqrt(np.maximum(objects.fwhm, 100.0) / 2.355 / PIXEL_KM_S * _PROFILE)
+    width = np.sqrt(np.maximum(objects.nucleus.fwhm, 100.0) / 2.355 / PIXEL_KM_S * _PROFILE)
     found = objects.kind == QUASAR
     for line, rest in ((HA, 6564.61), (HB, 4862.68)):
         step = rest * (1 + objects.redshift) * np.log(10) * 1e-4
@@ -145,6 +145,5 @@ def pipeline_class(
     is_qso = (objects.kind == QUASAR) | (found_broad & (nuclear > 0.35))
     classes = np.select([objects.kind == STAR, is_qso], ["STAR", "QSO"], "GALAXY")
     types = np.array(["A0", "F2", "F5", "F9", "G2", "K1"])
-    cool = 1 - star_heat(objects.magnitude)
-    star = types[np.clip((cool * len(types)).astype(int), 0, len(types) - 1)]
+    star = types[np.clip(np.rint(objects.star).astype(int), 0, len(types) - 1)]
     return classes, np.where(objects.kind == STAR, star, subclass)

@@ -1,4 +1,8 @@
-"""Objects of a plate: what is drawn for each before any light is made of it."""
+"""Objects of a plate: what is drawn for each before any light is made of it.
+
+Quantities hang together as in nature: redshift and magnitude give a luminosity, that and the kind
+a stellar mass, and on the mass depend history, metallicity, dust, velocity dispersion and lines.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti, kauffmann, kewley, line_ratios
-from spectra_scale.mock.population import AGES_GYR, DISPERSIONS, Floats
+from spectra_scale.mock.gas import Gas, balmer_dust, draw_gas
+from spectra_scale.mock.histories import light_weights
+from spectra_scale.mock.kinds import (
+    EXTREME,
+    KINDS,
+    POST_STARBURST,
+    QUASAR,
+    SELECTED,
+    SHARES,
+    STAR,
+    STAR_FORMING,
+)
+from spectra_scale.mock.nuclei import Nuclei, draw_nuclei
+from spectra_scale.mock.population import AGES_GYR, DISPERSIONS, N_STARS, Floats
 from spectra_scale.mock.settings import MockSettings, MockTask
 
 Ints = NDArray[np.int64]
 
-# What an object truly is. The label of the line table is measured, and differs for some.
-KINDS = (
-    "star-forming", "composite", "seyfert", "liner", "broad-line", "retired", "passive",
-    "bl-lac", "star", "distant-quasar",
-)  # fmt: skip
-STAR_FORMING, COMPOSITE, SEYFERT, LINER, BROAD, RETIRED, PASSIVE, BL_LAC, STAR, QUASAR = range(10)
-# Shares of the kinds among objects that pass the selection; tuned so that the *measured* labels
-# come out at the paper's fractions (science.md section 5).
-_SHARES = (0.322, 0.137, 0.016, 0.009, 0.0330, 0.268, 0.213, 0.0015)
-
-# By kind: median, scatter (dex) and range of redshift; r fibre magnitude; velocity dispersions.
-_Z_MEDIAN = (0.086, 0.098, 0.105, 0.098, 0.19, 0.112, 0.128, 0.22, 1e-4, 1.2)
-_Z_SCATTER = (0.17, 0.16, 0.19, 0.17, 0.22, 0.18, 0.21, 0.15, 0.1, 0.17)
-_MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.55, 18.4, 18.4, 18.4, 17.8, 19.0)
-_SIGMA_STARS = (85.0, 115.0, 140.0, 165.0, 150.0, 175.0, 195.0, 190.0, 60.0, 150.0)
-# EW(Hα) of the narrow lines: median (Å) and scatter (dex).
-_EW_MEDIAN = (24.0, 10.5, 14.0, 4.0, 8.0, 0.86, 0.17, 0.05, 0.01, 5.0)
-_EW_SCATTER = (0.30, 0.24, 0.30, 0.20, 0.30, 0.12, 0.26, 0.1, 0.1, 0.3)
-# Light at 5100 Å: of a young burst and of 0.2-1 Gyr, medians, of the galaxy.
-_YOUNG = (0.20, 0.09, 0.06, 0.03, 0.07, 0.008, 0.003, 0.0, 0.0, 0.05)
-_MIDDLE = (0.30, 0.22, 0.16, 0.09, 0.15, 0.07, 0.035, 0.01, 0.0, 0.15)
-_DUST = (0.55, 0.70, 0.55, 0.40, 0.40, 0.22, 0.13, 0.05, 0.0, 0.2)
-_HARD = (0.0, 0.35, 1.0, 0.85, 1.0, 0.8, 0.8, 1.0, 0.0, 1.0)
+# By kind, in the order of KINDS.
+# Redshift: median and scatter (dex).
+_Z_MEDIAN = (0.086, 0.098, 0.105, 0.098, 0.19, 0.112, 0.128, 0.22, 0.10, 0.11, 1e-4, 1.2)
+_Z_SCATTER = (0.17, 0.16, 0.19, 0.17, 0.22, 0.18, 0.21, 0.15, 0.22, 0.18, 0.1, 0.17)
+# r magnitude in the fibre.
+_MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.55, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8, 19.0)
+# log M/L_r over the Sun's.
+_LOG_MASS_TO_LIGHT = (0.08, 0.22, 0.25, 0.38, 0.25, 0.42, 0.45, 0.42, -0.75, 0.2, 0.0, 0.25)
+# A_V of the stars without H II regions: mean of a gamma distribution (mag).
+_DUST = (0.0, 0.0, 0.50, 0.40, 0.40, 0.24, 0.20, 0.1, 0.0, 0.35, 0.05, 0.1)
 Z_RANGE = (0.0502, 0.3598)
 
 
@@ -47,55 +50,57 @@ class Objects:
     Attributes
     ----------
     kind
-        Index into `KINDS`.
+        Index into `kinds.KINDS`.
     redshift
         True redshift (for a star, its velocity / c).
     magnitude
         r magnitude in the fibre: sets the flux at 6166 Å.
-    ages
-        Light weights of the stellar populations, shape (n, age), of sum 1.
-    dispersion, sigma_stars
-        Index of the template dispersion; the dispersion itself in km/s.
-    dust_stars, dust_gas, dust_nucleus
-        A_V in magnitudes.
-    nucleus
-        Share of the nucleus in the unobscured light at 5100 Å.
-    slope
-        α of its power law F_λ ∝ λ^α.
-    balmer_continuum, iron
-        Balmer continuum at its edge, and Fe II mean over 4434-4684 Å, relative to the power law.
-    broad_ew
-        Equivalent width (Å) of broad Hβ against the unobscured nuclear continuum.
-    fwhm
-        FWHM (km/s) of the broad lines.
-    ew_ha, ratios
-        EW (Å, rest frame) of narrow Hα against all light as observed, and the fluxes of all lines
-        relative to Hα with dust in, shape (n, line).
-    sigma_gas
+    log_mass
+        log of the stellar mass over the Sun's.
+    weights
+        Shares of the populations in the light at 5500 Å before dust, shape (n, population).
+    metallicity
+        log over the Sun's, of the stars.
+    dispersion
+        Place of `sigma_stars` among the dispersions of the templates, as a real index.
+    sigma_stars
         km/s.
+    dust_stars, dust_birth
+        A_V (mag) of the diffuse dust, and what the birth clouds of stars of 10 Myr and of H II
+        regions add to it (Charlot & Fall 2000).
+    dust_slope
+        δ of a factor (λ/5500 Å)^δ on the attenuation curve (Noll et al. 2009).
+    sodium
+        EW (Å) of interstellar Na D absorption.
+    star
+        Place among the stars, from hot to cool, as a real index.
+    nucleus, gas
+        Their parameters.
     """
 
     kind: Ints
     redshift: Floats
     magnitude: Floats
-    ages: Floats
-    dispersion: Ints
+    log_mass: Floats
+    weights: Floats
+    metallicity: Floats
+    dispersion: Floats
     sigma_stars: Floats
     dust_stars: Floats
-    dust_gas: Floats
-    dust_nucleus: Floats
-    nucleus: Floats
-    slope: Floats
-    balmer_continuum: Floats
-    iron: Floats
-    broad_ew: Floats
-    fwhm: Floats
-    ew_ha: Floats
-    ratios: Floats
-    sigma_gas: Floats
+    dust_birth: Floats
+    dust_slope: Floats
+    sodium: Floats
+    star: Floats
+    nucleus: Nuclei
+    gas: Gas
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @property
+    def log_age(self) -> Floats:
+        """Mean log of the age in Gyr, weighted with light, shape (n,)."""
+        return np.asarray(self.weights @ np.log10(AGES_GYR))
 
 
 def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
@@ -108,35 +113,53 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     rng = task.object_rng()
     n = task.n_source
     kind = _kinds(rng, n, settings)
-    nucleus = _nucleus(rng, kind)
-    normal = rng.standard_normal((7, n))
-    dust = np.clip(_of(_DUST, kind) * 10 ** (0.22 * normal[0]), 0, 2.2)
-    sigma_stars = np.clip(_of(_SIGMA_STARS, kind) * 10 ** (0.10 * normal[1]), 40, 320)
-    # BOSS targets are farther and fainter.
-    far, faint = (1.35, 0.45) if task.source_survey == "boss" else (1.0, 0.0)
+    normal = rng.standard_normal((6, n))
+    # BOSS and DESI targets are farther and fainter.
+    far, faint = (1.0, 0.0) if task.source_survey == "sdss" else (1.35, 0.45)
     redshift = _redshifts(rng, kind, far, settings)
-    ew_ha, ratios, dust_gas = _gas(rng, kind, dust)
-    magnitude = _of(_MAGNITUDE, kind) + faint + 0.68 * normal[2]
-    magnitude += 2.0 * (redshift - 0.11).clip(-1, 0.3)
+    magnitude = _of(_MAGNITUDE, kind) + faint + 0.68 * normal[0]
+    magnitude = np.clip(magnitude + 2.0 * (redshift - 0.11).clip(-1, 0.3), 15.8, 20.2)
+    log_mass = _log_mass(kind, redshift, magnitude) + 0.08 * normal[1]
+    weights, metallicity = light_weights(kind, log_mass, rng)
+    balmer = balmer_dust(log_mass, rng)
+    forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == 1)
+    share = np.clip(0.48 + 0.14 * normal[2], 0.1, 0.9)
+    diffuse = _of(_DUST, kind) * rng.gamma(2.0, 0.5, n)
+    # The Milky Way's own dust is part of what is seen: some hundredths of a magnitude in B - V.
+    diffuse = np.where(forming, balmer * share, diffuse) + 0.09 * 10 ** (0.25 * normal[3])
+    birth = np.where(forming, balmer * (1 - share), 0.7 * diffuse)
+    # Young stars bear on Hα with less than their share at 5500 Å: they are blue.
+    young = 0.62 * weights[:, 0]
+    gas = draw_gas(kind, log_mass, young * 10 ** (-0.33 * birth), diffuse + birth, rng)
+    sigma_stars = _dispersions(kind, log_mass, normal[4])
     objects = Objects(
         kind=kind,
         redshift=redshift,
-        magnitude=np.clip(magnitude, 15.8, 20.2),
-        ages=_ages(rng, kind),
-        dispersion=np.abs(sigma_stars[:, None] - np.array(DISPERSIONS)).argmin(axis=1),
+        magnitude=magnitude,
+        log_mass=log_mass,
+        weights=weights,
+        metallicity=metallicity,
+        dispersion=np.interp(sigma_stars, DISPERSIONS, np.arange(len(DISPERSIONS))),
         sigma_stars=sigma_stars,
-        dust_stars=dust,
-        dust_gas=dust_gas,
-        ew_ha=ew_ha,
-        ratios=ratios,
-        sigma_gas=np.clip(sigma_stars * (0.75 + 0.12 * normal[3]), 45, 320),
-        **nucleus,
+        dust_stars=diffuse,
+        dust_birth=birth,
+        # Curves are steeper where there is little dust (Salim & Narayanan 2020).
+        dust_slope=np.clip(-0.15 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.7, 0.3),
+        sodium=np.where(forming, 0.8, 0.5) * diffuse * 10 ** rng.normal(0, 0.25, n),
+        star=rng.uniform(0, N_STARS - 1, n),
+        nucleus=draw_nuclei(kind, rng),
+        gas=gas,
     )
-    return _first(objects, task.n_science)
+    return first(objects, task.n_science)
 
 
-def _first(objects: Objects, n: int) -> Objects:
-    return Objects(**{name: getattr(objects, name)[:n] for name in Objects.__slots__})
+def first(objects: Objects, n: int) -> Objects:
+    """Keep the first `n` objects."""
+    values = {name: getattr(objects, name) for name in Objects.__slots__}
+    for name in ("nucleus", "gas"):
+        part = values[name]
+        values[name] = type(part)(**{k: getattr(part, k)[:n] for k in type(part).__slots__})
+    return Objects(**{k: v if k in {"nucleus", "gas"} else v[:n] for k, v in values.items()})
 
 
 def _of(table: tuple[float, ...], kind: Ints) -> Floats:
@@ -144,8 +167,9 @@ def _of(table: tuple[float, ...], kind: Ints) -> Floats:
 
 
 def _kinds(rng: np.random.Generator, n: int, settings: MockSettings) -> Ints:
-    shares = np.array(_SHARES) / sum(_SHARES)
-    kind = rng.choice(len(shares), size=n, p=shares)
+    shares = getattr(settings, "class_shares", lambda: SHARES)()
+    weight = np.array([shares.get(name, 0.0) for name in SELECTED])
+    kind = rng.choice(len(weight), size=n, p=weight / weight.sum())
     kind[rng.random(n) < settings.star_fraction] = STAR
     # A fifth of what lies out of range are quasars; the other galaxies get their redshift later.
     kind[rng.random(n) < 0.2 * settings.out_of_range_fraction] = QUASAR
@@ -167,85 +191,24 @@ def _redshifts(rng: np.random.Generator, kind: Ints, far: float, settings: MockS
     return np.where(kind == QUASAR, rng.uniform(0.45, 2.1, n), redshift)
 
 
-def _ages(rng: np.random.Generator, kind: Ints) -> Floats:
-    n = len(kind)
-    # One galaxy in five of the quiet kinds formed stars within the last two Gyr.
-    recent = (rng.random(n) < 0.26) & np.isin(kind, (RETIRED, PASSIVE, LINER))
-    young = _of(_YOUNG, kind) * 10 ** (0.28 * rng.standard_normal(n)) * np.where(recent, 3.0, 1.0)
-    middle = (
-        _of(_MIDDLE, kind) * 10 ** (0.20 * rng.standard_normal(n)) * np.where(recent, 3.5, 1.0)
-    )
-    young, middle = np.clip(young, 0, 0.72), np.clip(middle, 0, 0.6)
-    total = np.maximum(young + middle, 1e-9)
-    young, middle = (part * np.minimum(1, 0.95 / total) for part in (young, middle))
-    burst, mid = rng.dirichlet((3.5, 1.6), n), rng.dirichlet((0.8, 1.2, 2.6), n)
-    quiet = np.isin(kind, (RETIRED, PASSIVE)) & ~recent
-    # 2.5, 6 and 12 Gyr, each of three metallicities.
-    times = np.where(quiet[:, None], (0.6, 2.2, 4.2), (2.4, 4.5, 1.2))
-    old = rng.standard_gamma(np.repeat(times, 3, axis=1) / 3)
-    old /= old.sum(axis=1, keepdims=True)
-    parts = (burst * young[:, None], mid * middle[:, None], old * (1 - young - middle)[:, None])
-    ages = np.concatenate(parts, axis=1)
-    assert ages.shape[1] == len(AGES_GYR)
-    return ages
+def _log_mass(kind: Ints, redshift: Floats, magnitude: Floats) -> Floats:
+    """Log stellar mass from the luminosity in r and an M/L by kind.
+
+    Luminosity distance to second order in z for H0 = 70, q0 = -0.55; a fibre of 3″ catches 40 % of
+    a galaxy's light.
+    """
+    z = np.clip(redshift, 1e-3, 1.0)
+    modulus = 5 * np.log10(4283e5 * z * (1 + 0.775 * z))
+    absolute = magnitude - 1.0 - modulus - z
+    mass = 0.4 * (4.65 - absolute) + _of(_LOG_MASS_TO_LIGHT, kind)
+    return np.asarray(np.clip(mass, 7.5, 12.0))
 
 
-def _gas(rng: np.random.Generator, kind: Ints, dust: Floats) -> tuple[Floats, Floats, Floats]:
-    n = len(kind)
-    x, y = _bpt(rng, kind)
-    ew_ha = _of(_EW_MEDIAN, kind) * 10 ** (_of(_EW_SCATTER, kind) * rng.standard_normal(n))
-    # Metal-poor star-forming galaxies are the ones with the strongest lines.
-    ew_ha *= np.where(kind == STAR_FORMING, 10 ** (-0.55 * (x + 0.48)), 1.0)
-    dust_gas = np.clip(dust * 1.9 * 10 ** (0.1 * rng.standard_normal(n)), 0, 4)
-    dust_gas = np.where((kind == STAR_FORMING) & (x < -0.7), dust_gas * 0.5, dust_gas)
-    curve = calzetti(LINE_WAVE)
-    ratios = line_ratios(x, y, _of(_HARD, kind), rng)
-    return ew_ha, ratios * 10 ** (-0.4 * dust_gas[:, None] * (curve - curve[HA])), dust_gas
+def _dispersions(kind: Ints, log_mass: Floats, normal: Floats) -> Floats:
+    """Velocity dispersions (km/s): Faber-Jackson, and less in star-forming galaxies."""
+    quiet = ~np.isin(kind, (STAR_FORMING, EXTREME, POST_STARBURST))
+    mean = np.where(quiet, 2.20 + 0.26 * (log_mass - 10.8), 2.02 + 0.24 * (log_mass - 10.4))
+    return np.asarray(np.clip(10 ** (mean + 0.08 * normal), 30, 339))
 
 
-def _bpt(rng: np.random.Generator, kind: Ints) -> tuple[Floats, Floats]:
-    """Positions in the BPT diagram: the star-forming sequence, and what lies above it."""
-    n = len(kind)
-    normal = rng.standard_normal((2, n))
-    # The sequence piles up at solar metallicity, with a tail to metal-poor galaxies.
-    x = -0.37 - 0.16 * np.abs(rng.gamma(1.3, 1.0, n)) + 0.04 * normal[0]
-    x = np.clip(x, -1.7, -0.30)
-    # The sequence flattens where [O III] is weakest.
-    y = np.maximum(0.61 / (x + 0.08) + 1.06, -0.68) + 0.11 * normal[1]
-    y = np.minimum(y, kauffmann(x) - 0.03)
-    between = rng.uniform(0.08, 0.85, n)
-    x_mixed = np.clip(-0.22 + 0.10 * normal[0], -0.5, -0.02)
-    floor = np.maximum(kauffmann(x_mixed), -0.65)
-    y_mixed = floor + between * (kewley(x_mixed) - floor)
-    x_seyfert, y_seyfert = -0.03 + 0.12 * normal[0], 0.78 + 0.17 * normal[1]
-    x_liner, y_liner = 0.10 + 0.11 * normal[0], 0.32 + 0.16 * normal[1]
-    y_liner = np.maximum(y_liner, kewley(x_liner) + 0.07)
-    is_mixed, is_seyfert = kind == COMPOSITE, np.isin(kind, (SEYFERT, BROAD, BL_LAC, QUASAR))
-    is_liner = np.isin(kind, (LINER, RETIRED, PASSIVE))
-    x = np.select([is_mixed, is_seyfert, is_liner], [x_mixed, x_seyfert, x_liner], x)
-    y = np.select([is_mixed, is_seyfert, is_liner], [y_mixed, y_seyfert, y_liner], y)
-    return x, y
-
-
-def _nucleus(rng: np.random.Generator, kind: Ints) -> dict[str, Floats]:
-    n = len(kind)
-    normal = rng.standard_normal((5, n))
-    is_broad, is_quasar, is_lac = kind == BROAD, kind == QUASAR, kind == BL_LAC
-    host = np.where(is_quasar, 0.02, rng.beta(1.7, 2.0, n))
-    jet = rng.uniform(0.75, 0.97, n)
-    nucleus = np.select([is_broad | is_quasar, is_lac], [1 - host, jet], 0.0)
-    nucleus = np.where(kind == SEYFERT, 0.10 * rng.random(n), nucleus)
-    # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
-    dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.05, 3.0)
-    fwhm = np.clip(3400 * 10 ** (0.22 * normal[0]), 1300, 12500)
-    # Eigenvector 1: narrow lines come with strong Fe II (Boroson and Green 1992).
-    iron = 0.16 * (fwhm / 3400) ** -0.7 * 10 ** (0.25 * normal[1])
-    return {
-        "nucleus": nucleus,
-        "dust_nucleus": np.where(is_broad | is_quasar, dust, 0.0),
-        "slope": np.where(is_lac, -1.3, -1.75) + 0.28 * normal[2],
-        "balmer_continuum": np.where(is_broad | is_quasar, 0.22 * 10 ** (0.2 * normal[3]), 0.0),
-        "iron": np.where(is_broad | is_quasar, np.clip(iron, 0.01, 0.45), 0.0),
-        "broad_ew": np.where(is_broad | is_quasar, 72 * 10 ** (0.14 * normal[4]), 0.0),
-        "fwhm": np.where(is_broad | is_quasar, fwhm, 0.0),
-    }
+__all__ = ["KINDS", "Objects", "draw_objects", "first"]

@@ -29,6 +29,7 @@ AGES_GYR = np.array([p.age_gyr for p in POPULATIONS])
 METALLICITIES = np.array([p.metallicity for p in POPULATIONS])
 N_POPULATIONS = len(POPULATIONS)
 N_STARS = len(STARS)
+DILUTED_BY = int(np.flatnonzero(AGES_GYR == 1.0)[0])
 # Velocity dispersions (km/s) of the templates; an object's lies between two of them.
 DISPERSIONS = np.array([0.0, 60.0, 90.0, 120.0, 160.0, 210.0, 270.0, 340.0])
 # A fibre spectrograph of R about 1800: wdisp is near one native pixel of 69 km/s.
@@ -114,8 +115,10 @@ def _stellar_spectra(wave: Floats) -> Floats:
         spectra.append(planck * np.exp(-depth))
     every = np.array(spectra)
     # One at 5500 Å over 40 Å, so that a weight is a share of the light there.
-    level = every[:, (wave > 5480) & (wave < 5520)].mean(axis=1, keepdims=True)
-    return np.asarray(every / level)
+    every /= every[:, (wave > 5480) & (wave < 5520)].mean(axis=1, keepdims=True)
+    share = np.zeros((len(every), 1))
+    share[:N_POPULATIONS, 0] = tables.DILUTION
+    return np.asarray((1 - share) * every + share * every[DILUTED_BY])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

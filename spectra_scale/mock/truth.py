@@ -1,0 +1,53 @@
+"""What is true of each spectrum, as columns of the truth table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spectra_scale.mock.kinds import KINDS
+from spectra_scale.mock.light import Emission, broad_flux
+from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
+from spectra_scale.mock.objects import Objects
+from spectra_scale.mock.population import AGES_GYR
+
+
+def object_columns(objects: Objects, lines: Emission) -> dict[str, Any]:
+    """Columns that describe objects and their light; units are in the names.
+
+    Fluxes are 1e-17 erg/s/cm² as received, EWs rest-frame Å, ages and metallicities weighted with
+    light at 5500 Å, shares of light before dust.
+    """
+    nucleus, gas, weights = objects.nucleus, objects.gas, objects.weights
+    columns: dict[str, Any] = {
+        "kind": [KINDS[k] for k in objects.kind],
+        "z_true": objects.redshift,
+        "r_fiber_magnitude": objects.magnitude,
+        "log_mass": objects.log_mass,
+        "log_age_gyr": objects.log_age,
+        "log_metallicity": objects.metallicity,
+        "dispersion_km_s": objects.sigma_stars,
+        "av_stars": objects.dust_stars,
+        "av_birth_clouds": objects.dust_birth,
+        "av_gas": gas.dust,
+        "av_nucleus": nucleus.dust,
+        "dust_slope": objects.dust_slope,
+        "agn_fraction_5100": nucleus.share,
+        "power_law_slope": nucleus.slope,
+        "fe2_strength": nucleus.iron[:, 0],
+        "broad_fwhm_km_s": nucleus.fwhm,
+        "sigma_gas_km_s": gas.sigma,
+        "gas_offset_km_s": gas.offset,
+        "ew_ha": gas.ew_ha,
+        "nuclear_share_ha": gas.nuclear,
+        "wing_share": gas.wing,
+        "flux_broad_hb": broad_flux(lines, LINE_WAVE[HB]),
+        "flux_broad_ha": broad_flux(lines, LINE_WAVE[HA]),
+    }
+    for age in np.unique(AGES_GYR):
+        columns[f"light_{age:g}_gyr"] = weights[:, age == AGES_GYR].sum(axis=1)
+    narrow = lines.narrow()
+    for name, index in (("hb", HB), ("oiii_5008", OIII), ("ha", HA), ("nii_6585", NII)):
+        columns[f"flux_{name}"] = narrow[:, index]
+    return columns
