@@ -97,7 +97,7 @@ def draw_gas(
     ew_other = median * 10 ** (scatter * normal[1])
     # Where both a nucleus and young stars shine, by how much of Hα: composites in the middle.
     mixed = kind == COMPOSITE
-    share = np.clip(rng.beta(2.2, 2.6, n), 0.06, 0.85)
+    share = np.clip(rng.beta(1.3, 4.2, n), 0.06, 0.85)
     ew_other = np.where(mixed, ew_stars * share / (1 - share), ew_other)
     ew_ha = ew_stars + ew_other
     nuclear = np.divide(ew_other, ew_ha, out=np.ones(n), where=ew_ha > 0)
@@ -139,8 +139,9 @@ def _places(
     # Metallicity saturates in massive galaxies (Tremonti et al. 2004): so does [N II]/Hα.
     lack = np.clip(10.75 - log_mass, 0, None)
     x = -0.36 - 0.20 * lack**1.3 + (0.05 + 0.03 * lack) * normal[0]
+    x = x + np.where(kind == COMPOSITE, 0.07, 0.0)
     x = np.where(kind == EXTREME, -1.35 + 0.25 * normal[0], x)
-    x = np.clip(x, -1.75, -0.24)
+    x = np.clip(x, -1.75, -0.17)
     # The sequence flattens where [O III] is weakest.
     y = np.maximum(0.61 / (np.minimum(x, -0.2) + 0.08) + 1.06, -0.62) + 0.10 * normal[1]
     y = np.minimum(y, kauffmann(x) - 0.02)
@@ -149,7 +150,7 @@ def _places(
     liner_y = np.maximum(0.33 + 0.16 * normal[3], kewley(liner_x) + 0.05)
     low = np.isin(kind, (LINER, RETIRED, PASSIVE, POST_STARBURST))
     # Most composites hide a LINER-like source: mixing with a Seyfert would lift [O III] too much.
-    low |= (kind == COMPOSITE) & (rng.random(n) < 0.72)
+    low |= (kind == COMPOSITE) & (rng.random(n) < 0.85)
     none = np.isin(kind, (STAR, BL_LAC))
     source_x = np.where(low, liner_x, seyfert_x)
     source_y = np.where(low, liner_y, seyfert_y)

@@ -79,7 +79,7 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
     oiii = beta * 10**y
     # Where ionisation is low for its hardness, as in LINERs, neutral and single ions shine.
     low = np.clip(0.75 - y, 0, 1) * hard
-    oii = beta * 10 ** (0.47 - 1.1 * (x + 0.75) ** 2 * (1 - hard) + 0.1 * hard + 0.25 * low)
+    oii = beta * 10 ** (0.47 - 2.4 * (x + 0.75) ** 2 * (1 - hard) + 0.25 * low)
     oi = 10 ** (-1.50 + 0.15 * (x + 0.6) + 0.5 * hard + 0.4 * low)
     sii = 10 ** (-0.42 - 0.5 * np.clip(x + 0.45, 0, 1) + hard * (0.18 + 0.25 * low))
     density = 1.38 - 0.18 * hard

@@ -72,11 +72,11 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     on = has_broad * 1.0
     return Nuclei(
         share=share,
-        slope=np.where(is_lac, -1.3, -1.65) + 0.30 * normal[3],
+        slope=np.where(is_lac, -1.3, -1.5) + 0.30 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
-        balmer_continuum=on * 0.20 * 10 ** (0.25 * normal[4]),
+        balmer_continuum=on * 0.27 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
-        broad_ew=on * 70 * 10 ** (0.17 * normal[5]),
+        broad_ew=on * 50 * 10 ** (0.17 * normal[5]),
         fwhm=on * fwhm,
         ratios=_ratios(n, rng),
         **_profiles(fwhm, rng),

@@ -145,7 +145,7 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         dust_birth=birth,
         # Curves are steeper where there is little dust (Salim & Narayanan 2020).
         dust_slope=np.clip(-0.15 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.7, 0.3),
-        sodium=np.where(forming, 0.8, 0.5) * diffuse * 10 ** rng.normal(0, 0.25, n),
+        sodium=np.where(forming, 0.35, 0.15) * diffuse * 10 ** rng.normal(0, 0.25, n),
         star=rng.uniform(0, N_STARS - 1, n),
         nucleus=draw_nuclei(kind, rng),
         gas=gas,
