@@ -7,6 +7,7 @@ a stellar mass, and on the mass depend history, metallicity, dust, velocity disp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,13 @@ from spectra_scale.mock.kinds import (
     POST_STARBURST,
     QUASAR,
     SELECTED,
-    SHARES,
     STAR,
     STAR_FORMING,
 )
 from spectra_scale.mock.nuclei import Nuclei, draw_nuclei
 from spectra_scale.mock.population import AGES_GYR, DISPERSIONS, N_STARS, Floats
-from spectra_scale.mock.settings import MockSettings, MockTask
+from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.task import MockTask
 
 Ints = NDArray[np.int64]
 
@@ -51,6 +52,8 @@ class Objects:
     ----------
     kind
         Index into `kinds.KINDS`.
+    as_galaxy
+        Stars that the pipeline takes for galaxies.
     redshift
         True redshift (for a star, its velocity / c).
     magnitude
@@ -79,6 +82,7 @@ class Objects:
     """
 
     kind: Ints
+    as_galaxy: NDArray[np.bool_]
     redshift: Floats
     magnitude: Floats
     log_mass: Floats
@@ -104,15 +108,15 @@ class Objects:
 
 
 def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
-    """Draw the objects that `task` observes; a repeat gets the very objects of its source.
+    """Draw the objects of the plate or pixel that `task` takes its objects from.
 
     Returns
     -------
-        ``task.n_science`` objects.
+        ``task.n_source`` objects; `positions.chosen_objects` says which the task observes.
     """
     rng = task.object_rng()
     n = task.n_source
-    kind = _kinds(rng, n, settings)
+    kind, as_galaxy = _kinds(rng, n, settings)
     normal = rng.standard_normal((6, n))
     # BOSS and DESI targets are farther and fainter.
     far, faint = (1.0, 0.0) if task.source_survey == "sdss" else (1.35, 0.45)
@@ -132,8 +136,9 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     young = 0.62 * weights[:, 0]
     gas = draw_gas(kind, log_mass, young * 10 ** (-0.33 * birth), diffuse + birth, rng)
     sigma_stars = _dispersions(kind, log_mass, normal[4])
-    objects = Objects(
+    return Objects(
         kind=kind,
+        as_galaxy=as_galaxy,
         redshift=redshift,
         magnitude=magnitude,
         log_mass=log_mass,
@@ -150,30 +155,35 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         nucleus=draw_nuclei(kind, rng),
         gas=gas,
     )
-    return first(objects, task.n_science)
 
 
-def first(objects: Objects, n: int) -> Objects:
-    """Keep the first `n` objects."""
-    values = {name: getattr(objects, name) for name in Objects.__slots__}
-    for name in ("nucleus", "gas"):
-        part = values[name]
-        values[name] = type(part)(**{k: getattr(part, k)[:n] for k in type(part).__slots__})
-    return Objects(**{k: v if k in {"nucleus", "gas"} else v[:n] for k, v in values.items()})
+def take(objects: Objects, rows: Ints) -> Objects:
+    """Some of the objects, in the order of `rows`."""
+
+    def some(part: Any) -> Any:
+        if isinstance(part, np.ndarray):
+            return part[rows]
+        return type(part)(**{name: some(getattr(part, name)) for name in type(part).__slots__})
+
+    taken: Objects = some(objects)
+    return taken
 
 
 def _of(table: tuple[float, ...], kind: Ints) -> Floats:
     return np.array(table)[kind]
 
 
-def _kinds(rng: np.random.Generator, n: int, settings: MockSettings) -> Ints:
-    shares = getattr(settings, "class_shares", lambda: SHARES)()
-    weight = np.array([shares.get(name, 0.0) for name in SELECTED])
-    kind = rng.choice(len(weight), size=n, p=weight / weight.sum())
+def _kinds(
+    rng: np.random.Generator, n: int, settings: MockSettings
+) -> tuple[Ints, NDArray[np.bool_]]:
+    shares = settings.class_shares()
+    kind = rng.choice(len(SELECTED), size=n, p=[shares[name] for name in SELECTED])
     kind[rng.random(n) < settings.star_fraction] = STAR
     # A fifth of what lies out of range are quasars; the other galaxies get their redshift later.
     kind[rng.random(n) < 0.2 * settings.out_of_range_fraction] = QUASAR
-    return kind
+    as_galaxy = rng.random(n) < settings.star_as_galaxy_fraction
+    kind[as_galaxy] = STAR
+    return kind, as_galaxy
 
 
 def _redshifts(rng: np.random.Generator, kind: Ints, far: float, settings: MockSettings) -> Floats:
@@ -211,4 +221,4 @@ def _dispersions(kind: Ints, log_mass: Floats, normal: Floats) -> Floats:
     return np.asarray(np.clip(10 ** (mean + 0.08 * normal), 30, 339))
 
 
-__all__ = ["KINDS", "Objects", "draw_objects", "first"]
+__all__ = ["KINDS", "Objects", "draw_objects", "take"]

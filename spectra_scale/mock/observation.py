@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import Exposure, Spectrograph, observe, spectrograph
-from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission, emission, render
+from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission
 from spectra_scale.mock.measure import Measured, broad_detected, measure, pipeline_class
-from spectra_scale.mock.objects import Objects, draw_objects
+from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import Floats
+from spectra_scale.mock.scene import look
 from spectra_scale.mock.settings import MockSettings, MockTask
 
 Ints = NDArray[np.int64]
@@ -77,9 +78,8 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     """Draw, light up, expose and measure the objects of `task`."""
     rng = task.noise_rng()
     instrument = spectrograph(is_boss=task.survey == "boss", rng=rng)
-    objects = draw_objects(task, settings)
-    continuum = Continuum.of(objects)
-    lines = emission(objects, continuum)
+    scene = look(task, settings)
+    objects, continuum, lines = scene.objects, scene.continuum, scene.lines
     fiber, sky_fiber = _fibers(task, settings, rng)
     every = np.sort(np.concatenate([fiber, sky_fiber]))
     row = np.searchsorted(every, fiber)
@@ -88,9 +88,7 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     wrong = rng.random(len(every)) < settings.artefact_fraction
     artefact[wrong] = rng.choice((1, 2, 3), int(wrong.sum()), p=(0.7, 0.15, 0.15))
     model = np.zeros((len(every), instrument.n_pixels), dtype=np.float32)
-    model[row] = render(
-        continuum,
-        lines,
+    model[row] = scene.render(
         np.log10(instrument.wave),
         np.asarray(instrument.wdisp, dtype=np.float64) * PIXEL_KM_S,
     )

@@ -104,5 +104,13 @@ class MockTask:
         """Generator of the places on the sky: the same for an observation and its repeats."""
         return self._rng(self.source_plate, 2)
 
+    def target_rng(self) -> np.random.Generator:
+        """Generator of what a survey takes the objects for."""
+        return self._rng(self.source_plate, 3)
+
+    def blend_rng(self) -> np.random.Generator:
+        """Generator of which objects blend with others: the same for repeats."""
+        return self._rng(self.source_plate, 4)
+
     def _rng(self, plate: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(plate, purpose)))
