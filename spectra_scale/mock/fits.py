@@ -7,10 +7,13 @@ here is read back with astropy and fitsio in the tests.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
+import shutil
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra_scale.errors import SpectraScaleError
+
 Card = tuple[str, Any, str]
 
 _BLOCK = 2880
 _FORMATS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1"}
-_BITPIX = {"f4": -32, "i4": 32}
+_BITPIX = {"f4": -32, "f8": -64, "i4": 32, "u4": 32}
+# Bytes of an image that are turned to big-endian at a time.
+_PIECE = 1 << 18
+Part = bytes | memoryview
 
 
 @lru_cache(maxsize=8192, typed=True)
@@ -74,12 +82,12 @@ def primary(cards: Sequence[Card] = ()) -> bytes:
     return header([*start, *cards])
 
 
-def image(
+def image_header(
     values: NDArray[Any], cards: Sequence[Card] = (), *, extension: str | None = None
 ) -> bytes:
-    """Encode an image HDU of float32 or int32; the primary one unless `extension` names it.
+    """Header of an image HDU; the primary one unless `extension` names it.
 
-    An empty name is an extension without EXTNAME.
+    An empty name is an extension without EXTNAME. Unsigned 32-bit integers get a BZERO.
     """
     kind = values.dtype.str[1:]
     first: Card = ("XTENSION", "IMAGE", "Image Extension")
@@ -93,9 +101,39 @@ def image(
         start.append(("EXTEND", True, ""))
     else:
         start += [("PCOUNT", 0, ""), ("GCOUNT", 1, "")]
+    if kind == "u4":
+        start += [("BSCALE", 1, ""), ("BZERO", 2**31, "")]
     name: list[Card] = [("EXTNAME", extension, "")] if extension else []
-    data = np.ascontiguousarray(values, dtype=f">{kind}")
-    return header([*start, *cards, *name]) + padded(data.tobytes())
+    return header([*start, *cards, *name])
+
+
+def image(
+    values: NDArray[Any], cards: Sequence[Card] = (), *, extension: str | None = None
+) -> Iterator[Part]:
+    """Encode an image HDU of float32, float64, int32 or uint32, see `image_header`.
+
+    Yields
+    ------
+    bytes or memoryview
+        The header and the data piece by piece: each piece is to be used before the next is asked
+        for, since all are made in one small buffer that stays in the processor's cache. A plate
+        would take 10 MB an image twice over otherwise. `values` may be a broadcast view.
+    """
+    yield image_header(values, cards, extension=extension)
+    kind = values.dtype.str[1:]
+    stored = ">i4" if kind == "u4" else f">{kind}"
+    table = np.atleast_2d(values)
+    if table.ndim > 2:
+        table = table.reshape(-1, table.shape[-1])
+    width = table.shape[1]
+    n_rows = max(_PIECE // max(width * values.itemsize, 1), 1)
+    buffer = np.empty((n_rows, width), dtype=stored)
+    for first in range(0, len(table), n_rows):
+        rows = table[first : first + n_rows]
+        piece = buffer[: len(rows)]
+        piece[:] = (rows ^ np.uint32(1 << 31)).view(np.int32) if kind == "u4" else rows
+        yield piece.reshape(-1).view(np.uint8).data
+    yield b"\0" * (-(values.size * values.itemsize) % _BLOCK)
 
 
 def table_type(columns: str) -> np.dtype[Any]:
@@ -153,38 +191,97 @@ def _form(base: np.dtype[Any], shape: tuple[int, ...]) -> str:
     return f"{math.prod(shape) if shape else ''}{letter[base.str]}"
 
 
-def table_header(kind: np.dtype[Any], n_rows: int, name: str = "", comment: str = "") -> bytes:
-    """Header of a binary table; its rows follow (`table_rows`) and are `padded`."""
-    cards = table_cards(kind, n_rows)
+def table_header(
+    kind: np.dtype[Any],
+    n_rows: int,
+    name: str = "",
+    comment: str = "",
+    cards: Sequence[Card] = (),
+) -> bytes:
+    """Header of a binary table; its rows follow (`table_rows`) and are `padded`.
+
+    Parameters
+    ----------
+    kind, n_rows
+        Its columns and rows.
+    name, comment
+        EXTNAME and a COMMENT, if not empty.
+    cards
+        More cards, after those of the columns.
+    """
+    found = [*table_cards(kind, n_rows), *cards]
     if name:
-        cards.append(("EXTNAME", name, ""))
+        found.append(("EXTNAME", name, ""))
     if comment:
-        cards.append(("COMMENT", None, comment))
-    return header(cards)
+        found.append(("COMMENT", None, comment))
+    return header(found)
 
 
 def table_rows(rows: NDArray[Any]) -> bytes:
     """Bytes of the rows of a table: texts padded with blanks, unsigned integers shifted."""
+    kinds = {name: rows.dtype[name] for name in rows.dtype.names or ()}
+    special = [n for n, kind in kinds.items() if kind.kind == "S" or kind.str == ">u8"]
+    if not special:
+        return rows.tobytes()
     out = rows.copy()
-    for name in out.dtype.names or ():
+    for name in special:
         column = out[name]
         if column.dtype.kind == "S":
             out[name] = np.char.ljust(column, column.dtype.itemsize)
-        elif column.dtype.str == ">u8":
+        else:
             out[name] = column ^ np.uint64(1 << 63)
     return out.tobytes()
 
 
-def table(rows: NDArray[Any], name: str = "", comment: str = "") -> bytes:
+def table(
+    rows: NDArray[Any], name: str = "", comment: str = "", cards: Sequence[Card] = ()
+) -> bytes:
     """A whole binary table HDU."""
-    return table_header(rows.dtype, len(rows), name, comment) + padded(table_rows(rows))
+    return table_header(rows.dtype, len(rows), name, comment, cards) + padded(table_rows(rows))
 
 
-def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file under another name, then rename it: a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, parts: Iterable[Part]) -> int:
+    """Write a file under another name, then rename it: a reader never meets half of it.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made.
+    parts
+        Its bytes. Little ones are gathered, so that a small file is written at once.
+
+    Returns
+    -------
+        Its size in bytes.
+
+    Raises
+    ------
+    SpectraScaleError
+        If there is no room on the disk, or another fault of it. Nothing is left of the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        for part in parts:
-            stream.write(part)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb", buffering=_PIECE) as stream:
+            for part in parts:
+                stream.write(part)
+            size = stream.tell()
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, temporary, path) from error
+    return size
+
+
+def disk_error(error: OSError, temporary: Path, path: Path) -> SpectraScaleError:
+    """Remove what was written of a file, and say what is wrong with the disk."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return SpectraScaleError(f"{path}: {error.strerror}. Nothing was left of this file.")
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free / 2**20
+        return SpectraScaleError(
+            f"{path}: no space on the disk ({free:.0f} MiB free). What was written is whole and "
+            "stays; free some space and give the same command again, and it goes on from there."
+        )
+    return SpectraScaleError(f"{path}: no space on the disk.")

@@ -8,6 +8,9 @@ from spectra_scale.mock.fits import Card
 from spectra_scale.mock.instrument import Spectrograph
 from spectra_scale.mock.settings import MockTask
 
+#: Exposures of each camera.
+N_EXPOSURES = {"sdss": 4, "boss": 5}
+
 
 def plate_cards(
     task: MockTask, instrument: Spectrograph, centre: tuple[float, float], n_exposures: int
@@ -92,11 +95,20 @@ def spectrum_cards(
     """
     coeff0 = round(1e-4 * first_pixel, 4)
     mine: list[Card] = [(k, coeff0 if k == "COEFF0" else v, c) for k, v, c in cards]
-    mine += [*own, ("NEXP", 2 * n_exposures, "Number of individual exposures")]
-    for i in range(2 * n_exposures):
-        camera, number = "br"[i // n_exposures], 2591 + i % n_exposures
-        mine.append((f"EXPID{i + 1:02d}", f"{camera}1-{number:08d}-00002595-00002596", ""))
-    return mine
+    mine += [
+        *own,
+        ("NEXP_B1", n_exposures, "b1 camera number of exposures"),
+        ("NEXP_R1", n_exposures, "r1 camera number of exposures"),
+        ("NEXP", 2 * n_exposures, "Number of individual exposures"),
+    ]
+    names = exposure_names(n_exposures)
+    return mine + [(f"EXPID{i + 1:02d}", name, "") for i, name in enumerate(names)]
+
+
+def exposure_names(n_exposures: int) -> list[str]:
+    """Names of the exposures as EXPID gives them: camera, exposure, flat, arc."""
+    flat, arc = 2591 + n_exposures, 2592 + n_exposures
+    return [f"{c}1-{2591 + i:08d}-{flat:08d}-{arc:08d}" for c in "br" for i in range(n_exposures)]
 
 
 def plate_axis_cards(instrument: Spectrograph) -> list[Card]:

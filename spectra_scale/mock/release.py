@@ -1,12 +1,12 @@
-"""The tables of a mock release, collected from its plates, and the mark that it is whole."""
+"""The tables of a mock release, collected from its parts, and the mark that it is whole."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spectra_scale.errors import SpectraScaleError, UsageError
-from spectra_scale.mock import fits
+from spectra_scale.mock import fits, parts
 from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
-from spectra_scale.mock.plates import is_written, part_path
-from spectra_scale.mock.settings import MockSettings, MockTask
+from spectra_scale.mock.parts import is_written
+from spectra_scale.mock.plan import plan
+from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.task import MockTask
 
 log = logging.getLogger(__name__)
 Rows = NDArray[Any]
 
-FORMAT = 1
+FORMAT = 2
 SUMMARY = "mock.json"
 BEGUN = ".mock-begun.json"
 CATALOGUE_FILE = "specObj-mock.fits"
@@ -34,21 +36,21 @@ TRUTH_FILE = "truth.parquet"
 
 
 def check_folder(folder: Path, settings: MockSettings) -> bool:
-    """Say whether `folder` holds this very release, finished.
+    """Say whether `folder` holds this very release, whole.
 
     Raises
     ------
     UsageError
-        If it holds a release of other settings, finished or begun.
+        If it holds a release of other settings, finished or begun, or anything else.
     """
+    found = _found(folder)
+    if found is None:
+        _check_empty(folder)
+        return False
+    name, content = found
     wanted = {"format": FORMAT, "settings": asdict(settings)}
-    for name in (SUMMARY, BEGUN):
-        if not (folder / name).exists():
-            continue
-        found = json.loads((folder / name).read_text())
-        if {key: found.get(key) for key in wanted} == wanted:
-            return name == SUMMARY
-        others = found.get("settings") or {}
+    if {key: content.get(key) for key in wanted} != wanted:
+        others = content.get("settings") or {}
         changed = [key for key, value in asdict(settings).items() if others.get(key) != value]
         message = (
             f"{folder} holds a mock release of other settings (differing: "
@@ -56,7 +58,38 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
             "or delete this one to write it anew."
         )
         raise UsageError(message)
-    return False
+    return name == SUMMARY and bool(content.get("whole"))
+
+
+def _found(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    for name in (SUMMARY, BEGUN):
+        path = folder / name
+        if path.exists():
+            try:
+                content = json.loads(path.read_text())
+            except ValueError as error:
+                message = f"{path} is no JSON ({error}). Delete the folder, or give another."
+                raise UsageError(message) from error
+            return name, content if isinstance(content, dict) else {}
+    return None
+
+
+def _check_empty(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        message = f"{folder} is a file: a mock release is a folder. Give another path."
+        raise UsageError(message)
+    mine = {parts.FOLDER, f".{BEGUN}.tmp"}
+    names = sorted(path.name for path in folder.iterdir())
+    if parts.FOLDER in names or not set(names) - mine:
+        return
+    words = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    message = (
+        f"{folder} holds {words}, and no mock release: nothing is written into a folder with "
+        "other things. Give an empty or a new folder."
+    )
+    raise UsageError(message)
 
 
 def begin(folder: Path, settings: MockSettings) -> None:
@@ -68,15 +101,12 @@ def begin(folder: Path, settings: MockSettings) -> None:
         As `check_folder`.
     """
     check_folder(folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "settings": asdict(settings)}, indent=1)
-    path = folder / f".{BEGUN}.tmp"
-    path.write_text(text + "\n")
-    path.replace(folder / BEGUN)
+    fits.write_atomically(folder / BEGUN, [(text + "\n").encode()])
 
 
 def is_complete(folder: Path, settings: MockSettings) -> bool:
-    """Whether `folder` holds this very release, finished, so that writing it can be skipped.
+    """Whether `folder` holds this very release, whole, so that writing it can be skipped.
 
     False as well for a release of other settings; `check_folder` refuses that one.
     """
@@ -86,15 +116,25 @@ def is_complete(folder: Path, settings: MockSettings) -> bool:
         return False
 
 
+def parts_there(folder: Path, settings: MockSettings) -> set[str]:
+    """Names of the tasks that the tables in `folder` hold; none while they are being written."""
+    found = _found(folder)
+    if found is None or found[0] != SUMMARY or (folder / BEGUN).exists():
+        return set()
+    check_folder(folder, settings)
+    return set(found[1].get("parts", ()))
+
+
 def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> dict[str, Any]:
-    """Write the catalogue, the line table, the truth and, last, ``mock.json``.
+    """Write the catalogues, the line tables, the truth and, last, ``mock.json``.
 
     Parameters
     ----------
     folder
         Root of the release, where every task was written with `write_plate`.
     tasks
-        ``plan(settings)``, or a part of it to publish a part: the tables then have its rows only.
+        ``plan(settings)``, or a part of it: the tables then have its rows only, ``mock.json`` says
+        which parts are there, and the part files stay, so that a later run may add others.
     settings
         Those of the plan.
 
@@ -107,9 +147,10 @@ def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> d
     UsageError
         If the folder holds another release.
     SpectraScaleError
-        If a plate was not written.
+        If a plate was not written, or the disk is full.
     """
     if check_folder(folder, settings):
+        _tidy(folder, whole=True)
         return dict(json.loads((folder / SUMMARY).read_text()))
     missing = [task.name for task in tasks if not is_written(folder, task, settings)]
     if missing:
@@ -119,42 +160,61 @@ def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> d
             "finish again."
         )
         raise SpectraScaleError(message)
-    n_rows = {name: sum(len(rows) for rows in _parts(folder, tasks, name)) for name in _TABLES}
-    for name, (file, kind) in _TABLES.items():
-        chunks = _table(kind, n_rows[name], _parts(folder, tasks, name))
-        fits.write_atomically(folder / file, chunks)
-    counts = _write_truth(folder, tasks)
-    summary = {
-        "format": FORMAT,
-        "settings": asdict(settings),
-        "n_plates": len(tasks),
-        "n_spectra": n_rows["catalogue"],
-        "n_line_rows": n_rows["lines"],
-        **counts,
-    }
-    path = folder / f".{SUMMARY}.tmp"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    path.replace(folder / SUMMARY)
-    (folder / BEGUN).unlink(missing_ok=True)
-    shutil.rmtree(folder / ".parts")
-    log.info("mock finished folder=%s spectra=%d", folder, n_rows["catalogue"])
+    begin(folder, settings)
+    # Without it nothing looks finished while the tables are being replaced.
+    (folder / SUMMARY).unlink(missing_ok=True)
+    summary = _write_tables(folder, tasks, settings)
+    text = json.dumps(summary, indent=1) + "\n"
+    fits.write_atomically(folder / SUMMARY, [text.encode()])
+    _tidy(folder, whole=summary["whole"])
+    log.info("mock finished folder=%s spectra=%d", folder, summary["n_spectra"])
     return summary
 
 
-_TABLES = {"catalogue": (CATALOGUE_FILE, CATALOGUE), "lines": (LINES_FILE, PORTSMOUTH)}
+def _tidy(folder: Path, *, whole: bool) -> None:
+    (folder / BEGUN).unlink(missing_ok=True)
+    if whole:
+        shutil.rmtree(folder / parts.FOLDER, ignore_errors=True)
+        # What a killed worker left of a file.
+        for path in folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
-def _parts(folder: Path, tasks: Sequence[MockTask], name: str) -> Iterator[Rows]:
-    for task in tasks:
-        with np.load(part_path(folder, task), allow_pickle=False) as part:
-            yield part[name]
+def _write_tables(
+    folder: Path, tasks: Sequence[MockTask], settings: MockSettings
+) -> dict[str, Any]:
+    sizes = parts.sizes_of(folder, tasks)
+    for name, (file, kind) in _TABLES.items():
+        if name in sizes:
+            chunks = _table(kind, sizes[name], parts.rows_of(folder, tasks, name))
+            fits.write_atomically(folder / file, chunks)
+    counts = _write_truth(folder, tasks)
+    names = [task.name for task in tasks]
+    return {
+        "format": FORMAT,
+        "settings": asdict(settings),
+        "whole": {task.name for task in plan(settings)} <= set(names),
+        "n_plates": len(tasks),
+        "n_spectra": sizes.get("truth", 0),
+        "n_line_rows": sizes.get("lines", 0),
+        **counts,
+        "parts": names,
+    }
 
 
-def _table(kind: np.dtype[Any], n_rows: int, parts: Iterator[Rows]) -> Iterator[bytes]:
+_TABLES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "catalogue": (CATALOGUE_FILE, CATALOGUE),
+    "lines": (LINES_FILE, PORTSMOUTH),
+}
+
+
+def _table(
+    kind: np.dtype[Any], n_rows: int, found: Iterator[Rows], name: str = ""
+) -> Iterator[bytes]:
     yield fits.primary()
-    yield fits.table_header(kind, n_rows)
+    yield fits.table_header(kind, n_rows, name)
     size = 0
-    for rows in parts:
+    for rows in found:
         data = fits.table_rows(rows)
         size += len(data)
         yield data
@@ -167,16 +227,20 @@ def _write_truth(folder: Path, tasks: Sequence[MockTask]) -> dict[str, dict[str,
     temporary = folder / f".{TRUTH_FILE}.tmp"
     counts: dict[str, dict[str, int]] = {"kinds": {}, "artefacts": {}}
     writer: pq.ParquetWriter | None = None
-    for part in _parts(folder, tasks, "truth"):
-        table = pq.read_table(io.BytesIO(part.tobytes()))
-        if writer is None:
-            writer = pq.ParquetWriter(temporary, table.schema)
-        writer.write_table(table)
-        for column, name in (("kind", "kinds"), ("artefact", "artefacts")):
-            _count(counts[name], table[column])
-    if writer is not None:
-        writer.close()
-        temporary.replace(path)
+    try:
+        for table in parts.truths_of(folder, tasks):
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+            for column, name in (("kind", "kinds"), ("artefact", "artefacts")):
+                _count(counts[name], table[column])
+        if writer is not None:
+            writer.close()
+            temporary.replace(path)
+    except OSError as error:
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
+        raise fits.disk_error(error, temporary, path) from error
     return counts
 
 

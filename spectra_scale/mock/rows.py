@@ -8,8 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.columns import CATALOGUE
+from spectra_scale.mock.medians import median_snr
 from spectra_scale.mock.observation import Observation
 from spectra_scale.mock.population import Floats
+from spectra_scale.mock.targets import (
+    BOSS_ANCILLARY,
+    BOSS_BITS,
+    LEGACY_BITS,
+    LEGACY_STANDARD,
+    bits_of,
+    target_classes,
+)
 
 Rows = NDArray[Any]
 
@@ -44,21 +53,18 @@ def spectrum_keys(seen: Observation) -> list[str]:
     return [f"sdss:{task.plate}-{task.mjd}-{fiber}" for fiber in seen.fiber]
 
 
+def target_names(seen: Observation) -> NDArray[np.str_]:
+    """Target class of each science spectrum, see `targets.target_classes`."""
+    objects = seen.objects
+    return target_classes(seen.task, objects.kind, objects.redshift, objects.magnitude)
+
+
 def _signal_to_noise(seen: Observation) -> tuple[Floats, Floats]:
     """Median S/N a pixel over all of a spectrum (n,) and in five bands (n, 5)."""
-    exposure = seen.exposure
-    snr = exposure.flux[seen.row] * np.sqrt(exposure.ivar[seen.row])
-    snr[exposure.ivar[seen.row] <= 0] = np.nan
     wave = seen.instrument.wave
-    out = np.zeros((len(seen.row), 6))
-    for i, values in enumerate(snr):
-        valid = np.isfinite(values)
-        out[i, 0] = np.median(values[valid]) if valid.any() else 0.0
-        for band, (low, high) in enumerate(_BANDS):
-            part = values[slice(*np.searchsorted(wave, (low, high)))]
-            part = part[np.isfinite(part)]
-            out[i, band + 1] = np.median(part) if part.size else 0.0
-    return out[:, 0], out[:, 1:]
+    edges = np.searchsorted(wave, np.array(((0.0, 1e5), *_BANDS)))
+    found = median_snr(seen.exposure.flux, seen.exposure.ivar, seen.row, edges)
+    return found[:, 0], found[:, 1:]
 
 
 def catalogue_rows(seen: Observation) -> Rows:
@@ -73,9 +79,12 @@ def catalogue_rows(seen: Observation) -> Rows:
     wave = seen.instrument.wave
     flux = seen.continuum.at(np.array([5500.0]))[:, 0]
     band_flux = _band_flux(seen)
-    inside = seen.exposure.ivar[seen.row] > 0
-    mask_and = np.bitwise_or.reduce(seen.exposure.and_mask[seen.row], axis=1)
-    mask_or = np.bitwise_or.reduce(seen.exposure.or_mask[seen.row], axis=1)
+    n_inside = np.count_nonzero(seen.exposure.ivar, axis=1)[seen.row]
+    target = target_names(seen)
+    legacy = bits_of(target, LEGACY_BITS) * (not is_boss)
+    standard = LEGACY_STANDARD * (target == "standard") * (not is_boss)
+    mask_and = np.bitwise_or.reduce(seen.exposure.and_mask, axis=1)[seen.row]
+    mask_or = np.bitwise_or.reduce(seen.exposure.or_mask, axis=1)[seen.row]
     ra, dec = np.radians(seen.ra), np.radians(seen.dec)
     focal = 217.7 * np.stack([seen.ra - seen.centre[0], seen.dec - seen.centre[1]])
     quality = "marginal" if task.is_repeat or task.plate % 61 == 0 else "good"
@@ -96,19 +105,21 @@ def catalogue_rows(seen: Observation) -> Rows:
         "RUN2D": run2d, "RUN1D": run2d if is_boss else "", "DESIGNID": -1,
         "CX": np.cos(ra) * np.cos(dec), "CY": np.sin(ra) * np.cos(dec), "CZ": np.sin(dec),
         "XFOCAL": focal[0], "YFOCAL": focal[1], "SOURCETYPE": seen.classes,
-        "TARGETTYPE": "SCIENCE", "PRIMTARGET": 64, "LEGACY_TARGET1": 0 if is_boss else 64,
-        "BOSS_TARGET1": 1 if is_boss else 0,
+        "TARGETTYPE": "SCIENCE", "PRIMTARGET": legacy, "LEGACY_TARGET1": legacy,
+        "SECTARGET": standard, "LEGACY_TARGET2": standard,
+        "BOSS_TARGET1": bits_of(target, BOSS_BITS) * is_boss,
+        "ANCILLARY_TARGET1": BOSS_ANCILLARY * (target == "ancillary") * is_boss,
         "SPECTROGRAPHID": 1 + (seen.fiber > settings.fibers(task.survey) // 2),
         "PLATE": task.plate, "TILE": 122 + task.plate, "MJD": task.mjd, "FIBERID": seen.fiber,
         "PLUG_RA": seen.ra, "PLUG_DEC": seen.dec, "CLASS": seen.classes, "SUBCLASS": seen.subclass,
         "Z": seen.redshift, "Z_ERR": seen.redshift_err, "ZWARNING": seen.zwarning,
-        "RCHI2": _scatter(flux, 1.06, 0.05), "DOF": inside.sum(axis=1) - 10,
+        "RCHI2": _scatter(flux, 1.06, 0.05), "DOF": n_inside - 10,
         "RCHI2DIFF": np.where(seen.zwarning == 4, 0.004, 0.8), "TFILE": template,
         "TCOLUMN": [0, 1, 2, 3, -1, -1, -1, -1, -1, -1], "NPOLY": 3,
         "VDISP": np.where(seen.classes == "GALAXY", seen.objects.sigma_stars, 0),
         "VDISP_ERR": np.where(seen.classes == "GALAXY", 250 / np.maximum(all_sn, 1), 0),
         "WAVEMIN": wave[ends[0]], "WAVEMAX": wave[np.maximum(ends[1], 0)],
-        "WCOVERAGE": inside.sum(axis=1) * 1e-4, "SN_MEDIAN_ALL": all_sn, "SN_MEDIAN": band_sn,
+        "WCOVERAGE": n_inside * 1e-4, "SN_MEDIAN_ALL": all_sn, "SN_MEDIAN": band_sn,
         "CHI68P": 1.05, "SPECTROFLUX": band_flux, "SPECTROFLUX_IVAR": (20 / band_flux) ** 2,
         "SPECTROSYNFLUX": band_flux, "SPECTROSYNFLUX_IVAR": (20 / band_flux) ** 2,
         "SPECTROSKYFLUX": [9.2, 14.5, 35.1, 70.4, 143.1], "ANYANDMASK": mask_and,

@@ -1,0 +1,98 @@
+"""Part files: what a task leaves for the tables of the whole release."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from spectra_scale.mock import fits
+from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.task import MockTask
+
+Rows = NDArray[Any]
+FOLDER = ".parts"
+
+
+def part_path(folder: Path, task: MockTask) -> Path:
+    """Where a task leaves the rows that `release.finish` collects."""
+    return folder / FOLDER / f"{task.name}.npz"
+
+
+def write_part(
+    folder: Path, task: MockTask, settings: MockSettings, rows: Mapping[str, Rows], truth: pa.Table
+) -> None:
+    """Write the part of a task, last of all its files: where it is, they are whole.
+
+    Parameters
+    ----------
+    folder
+        Root of the release.
+    task, settings
+        What was written.
+    rows
+        Rows of the tables, by the table's name.
+    truth
+        Its rows of the truth table.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, truth.schema) as writer:
+        writer.write_table(truth)
+    stream = io.BytesIO()
+    sizes = {name: len(values) for name, values in rows.items()} | {"truth": len(truth)}
+    np.savez(
+        stream,
+        allow_pickle=False,
+        origin=np.array(_origin(task, settings)),
+        sizes=np.array(json.dumps(sizes)),
+        truth=np.frombuffer(sink.getvalue(), dtype=np.uint8),
+        **{f"rows_{name}": values for name, values in rows.items()},
+    )
+    fits.write_atomically(part_path(folder, task), [stream.getbuffer()])
+
+
+def is_written(folder: Path, task: MockTask, settings: MockSettings) -> bool:
+    """Whether this very task, of these settings, was written here: a resumed run may skip it."""
+    path = part_path(folder, task)
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as part:
+        return str(part["origin"]) == _origin(task, settings)
+
+
+def _origin(task: MockTask, settings: MockSettings) -> str:
+    return json.dumps([asdict(task), asdict(settings)], sort_keys=True)
+
+
+def sizes_of(folder: Path, tasks: Sequence[MockTask]) -> dict[str, int]:
+    """Rows of each table, over all `tasks`."""
+    total: dict[str, int] = {}
+    for task in tasks:
+        with np.load(part_path(folder, task), allow_pickle=False) as part:
+            for name, n in json.loads(str(part["sizes"])).items():
+                total[name] = total.get(name, 0) + n
+    return total
+
+
+def rows_of(folder: Path, tasks: Sequence[MockTask], name: str) -> Iterator[Rows]:
+    """Rows of one table, task by task."""
+    for task in tasks:
+        with np.load(part_path(folder, task), allow_pickle=False) as part:
+            if f"rows_{name}" in part:
+                yield part[f"rows_{name}"]
+
+
+def truths_of(folder: Path, tasks: Sequence[MockTask]) -> Iterator[pa.Table]:
+    """Truth tables, task by task."""
+    for task in tasks:
+        with np.load(part_path(folder, task), allow_pickle=False) as part:
+            data = part["truth"].tobytes()
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+            yield reader.read_all()
