@@ -1,0 +1,87 @@
+"""What is measured on every spectrum of both sides: class, indices, lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra_scale.compare.sides import Doubles, Floats, Native
+from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
+from spectra_scale.spectrum.grid import WavelengthGrid
+from spectra_scale.spectrum.indices import continuum_slope, d4000n, hdelta_a
+from spectra_scale.surveys.lines import LINE_COLUMNS
+
+MEASURES: dict[str, str] = {
+    "d4000n": "D4000n",
+    "hdelta_a": "HδA (Å)",
+    "slope": "continuum slope β",
+    "halpha_ew": "EW(Hα) (Å)",
+    "balmer": "log Hα/Hβ",
+    "nii_ha": "log [N II]/Hα",
+    "oiii_hb": "log [O III]/Hβ",
+}
+"""Measures that are compared, and how they are written."""
+
+# A ratio of fluxes is only compared where both lines are seen.
+_MIN_SNR = 3.0
+
+
+def measure_block(
+    block: Native, flux: Floats, ivar: Floats
+) -> tuple[NDArray[np.int8], dict[str, Doubles]]:
+    """Classes and measures of a block of spectra.
+
+    Parameters
+    ----------
+    block
+        Spectra as published with their rows.
+    flux, ivar
+        The same in the rest frame on the paper's grid; ivar 0 is missing.
+
+    Returns
+    -------
+    Class codes (spectrum,), and `MEASURES` with NaN where not measured.
+    """
+    lines = _lines(block.rows)
+    subclass = np.array([row["subclass"] for row in block.rows], dtype=str)
+    label = classify(broad_from_subclass(subclass), lines)
+    return label, _indices(flux, ivar) | _ratios(lines)
+
+
+def _indices(flux: Floats, ivar: Floats) -> dict[str, Doubles]:
+    wave = WavelengthGrid.rest_frame().centres
+    out = {name: np.full(len(flux), np.nan) for name in ("d4000n", "hdelta_a", "slope")}
+    for i, (f, v) in enumerate(zip(flux, ivar, strict=True)):
+        values = np.where(v > 0, f, np.nan)
+        out["d4000n"][i] = d4000n(wave, values)
+        out["hdelta_a"][i] = hdelta_a(wave, values)
+        out["slope"][i] = continuum_slope(wave, values)
+    return out
+
+
+def _lines(rows: list[dict[str, Any]]) -> LineMeasurements:
+    missing = dict.fromkeys(LINE_COLUMNS, np.nan)
+    found = [row["lines"] or missing for row in rows]
+    columns = {name: np.array([f[name] for f in found], float) for name in LINE_COLUMNS}
+    return LineMeasurements(measured=np.array([bool(row["lines"]) for row in rows]), **columns)
+
+
+def _ratios(lines: LineMeasurements) -> dict[str, Doubles]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        seen = lines.fluxes > _MIN_SNR * lines.errors
+
+    # Rows of `fluxes`: Hβ, [O III], Hα, [N II].
+    def ratio(over: int, under: int) -> Doubles:
+        good = seen[over] & seen[under]
+        pair = lines.fluxes[over], lines.fluxes[under]
+        top, bottom = (np.where(good, p, 1.0) for p in pair)
+        return np.where(good, np.log10(top) - np.log10(bottom), np.nan)
+
+    return {
+        "halpha_ew": np.asarray(lines.halpha_ew, np.float64),
+        "balmer": ratio(2, 0),
+        "nii_ha": ratio(3, 2),
+        "oiii_hb": ratio(1, 0),
+    }
