@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectra_scale.config import ComputeSection, Job
-from spectra_scale.errors import SpectraScaleError
+from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.jobfile import make_job, read_job
 
 app = typer.Typer(
@@ -196,23 +196,44 @@ def _print_release(release: Any) -> None:
 def mock(
     path: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     n: Annotated[int, typer.Option("--n", help="Spectra.")] = 5000,
-    spec_files: Annotated[int, typer.Option(help="Of these, as single files.")] = 200,
+    spec_files: Annotated[
+        int | None, typer.Option(help="Of these, as single files. [default: 200, if so many]")
+    ] = None,
+    full_files: Annotated[int, typer.Option(help="Of these, with all exposures.")] = 0,
     boss_fraction: Annotated[float, typer.Option(help="Share of BOSS spectra.")] = 0.25,
+    desi_fraction: Annotated[float, typer.Option(help="Share of DESI spectra.")] = 0.0,
+    survey: Annotated[
+        str | None, typer.Option(help="One survey only: sdss (legacy), boss or desi.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
+    plates: Annotated[
+        str | None, typer.Option(help="Write these plates only: 266,267.", show_default=False)
+    ] = None,
+    healpix: Annotated[
+        str | None, typer.Option(help="Write these healpixels only: 9144.", show_default=False)
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
 ) -> None:
-    """Write a mock release in SDSS formats, with the truth beside it."""
+    """Write a mock release in SDSS and DESI formats, with the truth beside it."""
     from spectra_scale.compute.place import open_place
     from spectra_scale.config import MockSection
+    from spectra_scale.mock.settings import survey_fractions
     from spectra_scale.stages import mock as stage
 
-    values = {
+    values: dict[str, Any] = {
         "path": path,
         "n_spectra": n,
-        "n_spec_files": spec_files,
+        "n_full_files": full_files,
         "boss_fraction": boss_fraction,
+        "desi_fraction": desi_fraction,
         "seed": seed,
+        "plates": _numbers("--plates", plates),
+        "healpix": _numbers("--healpix", healpix),
     }
+    if survey is not None:
+        values |= survey_fractions(survey)
+    n_sdss = n - round(values["desi_fraction"] * n)
+    values["n_spec_files"] = min(200, n_sdss) if spec_files is None else spec_files
     job = make_job({"name": "mock", "out": "mock", "mock": values,
                     "release": [{"name": "mock"}]}, "mock")  # fmt: skip
     section: MockSection | None = job.mock
@@ -220,6 +241,17 @@ def mock(
     with open_place(ComputeSection(workers=workers)) as place:
         counts = stage.run(section, place)
     typer.echo(f"{path}: " + (", ".join(f"{v:,} {k}" for k, v in counts.items()) or "was there"))
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them, as an option takes them."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        message = f"{option} {text!r}: expected whole numbers with commas, for instance 266,267."
+        raise UsageError(message)
+    return tuple(int(part) for part in parts)
 
 
 @app.command()

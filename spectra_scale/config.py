@@ -32,8 +32,23 @@ class MockSection(Settings):
     path: Path = Field(description="folder the survey files are written to")
     n_spectra: Positive = Field(5000, description="objects in the release, all classes together")
     n_spec_files: int = Field(200, ge=0, description="of these, written as single spec files")
+    n_full_files: int = Field(
+        0, ge=0, description="of the single spec files, written with the HDUs of the exposures"
+    )
     boss_fraction: Fraction = Field(0.25, description="share observed with the BOSS spectrograph")
+    desi_fraction: Fraction = Field(
+        0.0, description="share observed with DESI, in healpixels; the rest are legacy spectra"
+    )
     seed: int = Field(1, ge=0, description="seed of the release; same seed, same files")
+    class_fractions: dict[str, float] | None = Field(
+        None, description="shares of the kinds of objects, of sum 1; none: the paper's"
+    )
+    plates: tuple[int, ...] | None = Field(
+        None, description="write these plates of the release only; none: all"
+    )
+    healpix: tuple[int, ...] | None = Field(
+        None, description="write these healpixels (nside 64, nested) only; none: all"
+    )
 
 
 class ReleaseSection(Settings):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.columns import COADD, SPALL, SPECOBJ
-from spectra_scale.mock.exposures import exposure_hdus
+from spectra_scale.mock.single_exposures import exposure_hdus
 from spectra_scale.mock.fits import Card
 from spectra_scale.mock.headers import N_EXPOSURES, plate_cards, spectrum_cards
 from spectra_scale.mock.linerows import zline_tables

@@ -9,9 +9,11 @@ from typing import Any
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import MockSection
+from spectra_scale.mock.plan import plan, select
 from spectra_scale.mock.plates import is_written, write_plate
-from spectra_scale.mock.release import begin, check_folder, finish
-from spectra_scale.mock.settings import MockSettings, MockTask, plan
+from spectra_scale.mock.release import begin, check_folder, finish, parts_there
+from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.task import MockTask
 
 __all__ = ["check", "run", "settings_of"]
 
@@ -21,24 +23,33 @@ def settings_of(config: MockSection) -> MockSettings:
     return MockSettings(
         n_spectra=config.n_spectra,
         n_spec_files=config.n_spec_files,
+        n_full_files=config.n_full_files,
         boss_fraction=config.boss_fraction,
+        desi_fraction=config.desi_fraction,
         seed=config.seed,
+        class_fractions=config.class_fractions,
     )
 
 
 def check(config: MockSection) -> bool:
-    """Whether the release is there already.
+    """Whether the release, or the part of it that is asked for, is there already.
 
     Raises
     ------
     UsageError
-        If the folder holds another release.
+        If the folder holds another release, or anything else; or if the release has no such part.
     """
-    return check_folder(config.path, settings_of(config))
+    settings = settings_of(config)
+    wanted = select(plan(settings), config.plates, config.healpix)
+    if check_folder(config.path, settings):
+        return True
+    return {task.name for task in wanted} <= parts_there(config.path, settings)
 
 
 def run(config: MockSection, place: Place) -> dict[str, Any]:
-    """Write a mock release, or keep the one that is there.
+    """Write a mock release or some of its parts, or keep what is there.
+
+    The tables hold all parts that are there, those of earlier runs too.
 
     Parameters
     ----------
@@ -55,23 +66,26 @@ def run(config: MockSection, place: Place) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If the folder holds another release.
+        If the folder holds another release, or anything else.
     """
     settings = settings_of(config)
     if check(config):
         return {}
     begin(config.path, settings)
-    tasks = plan(settings)
+    every = plan(settings)
+    tasks = select(every, config.plates, config.healpix)
     work = Work("mock", "spectra", [task.n_science for task in tasks])
     counts: Counter[str] = Counter()
     write = partial(_write, config.path.resolve(), settings)
     for found in place.map(write, tasks, work):
         counts.update(found)
-    finish(config.path, tasks, settings)
+    there = [task for task in every if is_written(config.path, task, settings)]
+    finish(config.path, there, settings)
     return dict(counts)
 
 
 def _write(folder: Path, settings: MockSettings, task: MockTask) -> dict[str, int]:
     if not is_written(folder, task, settings):
         write_plate(task, folder, settings)
-    return {"plates": 1, "spectra": task.n_science}
+    what = "healpixels" if task.layout == "healpix" else "plates"
+    return {what: 1, "spectra": task.n_science}
