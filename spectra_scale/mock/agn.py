@@ -37,14 +37,14 @@ _FE_ULTRAVIOLET = """
 BROAD_LINES = (
     (1215.67, 9.0), (1240.81, 1.6), (1549.48, 5.0), (1640.42, 0.5), (1908.73, 2.6),
     (2800.32, 2.2), (3970.08, 0.14), (4102.89, 0.23), (4341.68, 0.42), (4687.02, 0.10),
-    (4862.68, 1.0), (5877.25, 0.18), (6564.61, 3.05), (7067.1, 0.08),
+    (4862.68, 1.0), (5877.25, 0.18), (6564.61, 3.05), (7067.1, 0.08), (3890.17, 0.12),
 )  # fmt: skip
 # Scatter (dex) of each from nucleus to nucleus.
 BROAD_SCATTER = np.array(
-    [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.15, 0.10, 0.06, 0.25, 0.0, 0.15, 0.06, 0.2]
+    [0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.15, 0.10, 0.06, 0.25, 0.0, 0.15, 0.06, 0.2, 0.2]
 )
 # Width of each over that of Hβ: high ionisation comes from deeper in the potential.
-BROAD_WIDTH = np.array([1, 1.2, 1.3, 1.3, 1, 0.95, 1.1, 1.1, 1.05, 1.35, 1, 1.05, 0.9, 1])
+BROAD_WIDTH = np.array([1, 1.2, 1.3, 1.3, 1, 0.95, 1.1, 1.1, 1.05, 1.35, 1, 1.05, 0.9, 1, 1.1])
 
 
 def _table(text: str) -> Floats:
@@ -72,11 +72,14 @@ def _balmer_continuum(wave: Floats, fwhm: float) -> Floats:
     thick = np.where(wave < 3646.98, -np.expm1(-((wave / 3646.98) ** 3)), 0.0)
     continuum = planck * thick
     edge = continuum[np.searchsorted(wave, 3646.0)]
-    for n in range(7, 40):
+    for n in range(9, 50):
         centre = 3646.98 * n**2 / (n**2 - 4.0)
-        # Dietrich et al. (2003): the series joins the edge continuously.
-        height = edge * 3.4 * (7.0 / n) ** 2.2 * 0.35
-        continuum = continuum + height * np.exp(-0.5 * ((wave - centre) / 4.0) ** 2)
+        # Dietrich et al. (2003): the series joins the edge continuously, so that no jump is left.
+        height = 0.9 * edge * min(1.0, (13.0 / n) ** -2.4)
+        gap = centre - 3646.98 * (n + 1) ** 2 / ((n + 1) ** 2 - 4.0)
+        width = np.maximum(4.0, 0.4 * gap)
+        flat = gap / (np.sqrt(2 * np.pi) * width)
+        continuum = continuum + height * flat * np.exp(-0.5 * ((wave - centre) / width) ** 2)
     return np.asarray(broaden(continuum, fwhm / 2.355) / edge)
 
 

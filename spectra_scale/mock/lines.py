@@ -84,11 +84,11 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
     sii = 10 ** (-0.42 - 0.5 * np.clip(x + 0.45, 0, 1) + hard * (0.18 + 0.25 * low))
     density = 1.38 - 0.18 * hard
     helium = 0.008 * (1 - hard) + hard * 0.22 * np.clip(y, 0, 1)
-    neon = oiii * (0.072 + 0.02 * hard)
+    neon = oiii * (0.072 + 0.045 * hard)
     f = {
         "HeII4685": beta * helium, "HeII3203": beta * helium * 0.42,
-        "NeV3345": oiii * 0.025 * hard * np.clip(y, 0, 1),
-        "NeV3425": oiii * 0.068 * hard * np.clip(y, 0, 1),
+        "NeV3345": oiii * 0.045 * hard * np.clip(y, 0, 1),
+        "NeV3425": oiii * 0.12 * hard * np.clip(y, 0, 1),
         "OII3726": oii / (1 + density), "OII3728": oii * density / (1 + density),
         "NeIII3868": neon, "NeIII3967": neon * 0.31, "H5_3889": beta * 0.125,
         "He_3970": beta * 0.159, "Hd4101": beta * 0.259, "Hg4340": beta * 0.468,

@@ -73,7 +73,7 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     on = has_broad * 1.0
     return Nuclei(
         share=share,
-        slope=np.where(is_lac, -1.3, -1.25) + 0.42 * normal[3],
+        slope=np.where(is_lac, -1.3, -1.1) + 0.42 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
         balmer_continuum=on * 0.30 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
@@ -96,12 +96,12 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     wing = np.clip(0.36 + 0.13 * normal[0], 0.05, 0.75)
     # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
     double = rng.random(n) < 0.08
-    bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.22 * rng.random(n))
-    side = np.where(rng.random(n) < 0.6, 1.0, -1.0)
+    bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))
+    side = np.where(rng.random(n) < 0.5, 1.0, -1.0)
     shift = side * rng.uniform(0.35, 0.9, n) * fwhm
     core = np.clip(1 - wing - bump, 0.1, None)
     parts = np.stack([core, wing, bump], axis=1)
-    drift = 0.05 * fwhm * normal[1]
+    drift = 0.07 * fwhm * normal[1]
     offsets = np.stack([drift, drift + 0.12 * fwhm * normal[2], drift + shift], axis=1)
     widths = np.stack(
         [np.ones(n), np.clip(2.25 + 0.35 * normal[3], 1.5, 3.5), rng.uniform(0.7, 1.5, n)], axis=1

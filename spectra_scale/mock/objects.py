@@ -16,6 +16,7 @@ from scipy.special import ndtr, ndtri
 from spectra_scale.mock.gas import Gas, balmer_dust, draw_gas
 from spectra_scale.mock.histories import light_weights
 from spectra_scale.mock.kinds import (
+    BROAD,
     EXTREME,
     KINDS,
     POST_STARBURST,
@@ -36,7 +37,7 @@ Ints = NDArray[np.int64]
 _Z_MEDIAN = (0.086, 0.098, 0.105, 0.098, 0.19, 0.112, 0.128, 0.22, 0.10, 0.11, 1e-4, 1.2)
 _Z_SCATTER = (0.17, 0.16, 0.19, 0.17, 0.22, 0.18, 0.21, 0.15, 0.22, 0.18, 0.1, 0.17)
 # r magnitude in the fibre.
-_MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.55, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8, 19.0)
+_MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.0, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8, 19.0)
 # log M/L_r over the Sun's.
 _LOG_MASS_TO_LIGHT = (0.08, 0.22, 0.25, 0.38, 0.25, 0.42, 0.45, 0.42, -0.75, 0.2, 0.0, 0.25)
 # A_V of the stars without H II regions: mean of a gamma distribution (mag).
@@ -121,7 +122,7 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     # BOSS and DESI targets are farther and fainter.
     far, faint = (1.0, 0.0) if task.source_survey == "sdss" else (1.35, 0.45)
     redshift = _redshifts(rng, kind, far, settings)
-    magnitude = _of(_MAGNITUDE, kind) + faint + 0.68 * normal[0]
+    magnitude = _of(_MAGNITUDE, kind) + faint + np.where(kind == BROAD, 0.9, 0.68) * normal[0]
     magnitude = np.clip(magnitude + 2.0 * (redshift - 0.11).clip(-1, 0.3), 15.8, 20.2)
     log_mass = _log_mass(kind, redshift, magnitude) + 0.08 * normal[1]
     weights, metallicity = light_weights(kind, log_mass, rng)

@@ -12,11 +12,12 @@ from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission
 from spectra_scale.mock.measure import Measured, broad_detected, measure, pipeline_class
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import Floats
+from spectra_scale.mock.positions import positions
+from spectra_scale.mock.redshifts import find_redshifts
 from spectra_scale.mock.scene import look
 from spectra_scale.mock.settings import MockSettings, MockTask
 
 Ints = NDArray[np.int64]
-PLATE_RADIUS_DEG = 1.45
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +78,7 @@ class Observation:
 def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     """Draw, light up, expose and measure the objects of `task`."""
     rng = task.noise_rng()
-    instrument = spectrograph(is_boss=task.survey == "boss", rng=rng)
+    instrument = spectrograph(task.survey, rng)
     scene = look(task, settings)
     objects, continuum, lines = scene.objects, scene.continuum, scene.lines
     fiber, sky_fiber = _fibers(task, settings, rng)
@@ -97,8 +98,8 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     classes, subclass = pipeline_class(
         continuum, measured, broad_detected(continuum, lines, measured)
     )
-    redshift, redshift_err, zwarning = _redshifts(objects, settings, rng)
-    centre, ra, dec = _positions(task)
+    found = find_redshifts(objects, settings, rng)
+    centre, ra, dec = positions(task)
     return Observation(
         task=task,
         settings=settings,
@@ -115,9 +116,9 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
         exposure=exposure,
         sky_fiber=sky_fiber,
         artefact=artefact[row],
-        redshift=redshift,
-        redshift_err=redshift_err,
-        zwarning=zwarning,
+        redshift=found.z,
+        redshift_err=found.z_err,
+        zwarning=found.zwarning,
         classes=classes,
         subclass=subclass,
         has_lines=(classes == "GALAXY") & (rng.random(len(fiber)) >= settings.no_lines_fraction),
@@ -131,30 +132,3 @@ def _fibers(task: MockTask, settings: MockSettings, rng: np.random.Generator) ->
         return np.sort(drawn).astype(np.int64), np.zeros(0, dtype=np.int64)
     order = rng.permutation(task.n_fibers) + 1
     return np.sort(order[: task.n_science]), np.sort(order[task.n_science :])
-
-
-def _redshifts(
-    objects: Objects, settings: MockSettings, rng: np.random.Generator
-) -> tuple[Floats, Floats, Ints]:
-    n = len(objects)
-    error = 1.2e-5 * 10 ** (0.2 * (objects.magnitude - 17.5)) * rng.uniform(0.7, 1.6, n)
-    redshift = objects.redshift + error * rng.standard_normal(n)
-    bad = rng.random(n) < settings.bad_redshift_fraction
-    # SMALL_DELTA_CHI2 for most, MANY_OUTLIERS for a third, whose redshift is right all the same.
-    zwarning = np.where(bad, rng.choice((4, 16), n, p=(0.65, 0.35)), 0)
-    redshift = np.where(zwarning == 4, rng.uniform(0.01, 0.8, n), redshift)
-    return redshift, error, zwarning.astype(np.int64)
-
-
-def _positions(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
-    """Sky positions in degrees: the same for repeats, uniform within a plate's radius."""
-    rng = np.random.default_rng(
-        np.random.SeedSequence(task.seed, spawn_key=(task.source_plate, 2))
-    )
-    # The northern cap of the survey, where most of its plates are.
-    ra0, dec0 = float(rng.uniform(120, 240)), float(rng.uniform(0, 58))
-    radius = PLATE_RADIUS_DEG * np.sqrt(rng.random(task.n_source))
-    angle = rng.uniform(0, 2 * np.pi, task.n_source)
-    dec = dec0 + radius * np.sin(angle)
-    ra = ra0 + radius * np.cos(angle) / np.cos(np.radians(dec))
-    return (ra0, dec0), ra[: task.n_science], dec[: task.n_science]
