@@ -27,7 +27,7 @@ from spectra_scale.mock.population import Floats
 _EW_YOUNG = 900.0
 # By kind: median EW(Hα) (Å) and scatter (dex) of what does not come from young stars.
 _EW_OTHER = {
-    SEYFERT: (12.0, 0.30), LINER: (3.6, 0.20), BROAD: (6.5, 0.33), RETIRED: (0.86, 0.13),
+    SEYFERT: (12.0, 0.30), LINER: (3.6, 0.20), BROAD: (5.5, 0.33), RETIRED: (0.86, 0.13),
     PASSIVE: (0.17, 0.26), BL_LAC: (0.05, 0.1), POST_STARBURST: (0.9, 0.35), QUASAR: (5.0, 0.3),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def draw_gas(
     curve = calzetti(LINE_WAVE)
     ratios *= 10 ** (-0.4 * dust[:, None] * (curve - curve[HA]))
     active = np.isin(kind, (SEYFERT, BROAD, LINER, COMPOSITE, QUASAR))
-    wing = np.where(active, np.clip(0.22 + 0.18 * normal[2], 0, 0.7), 0.0)
+    wing = np.where(active, np.clip(0.30 + 0.20 * normal[2], 0, 0.8), 0.0)
     wing = np.where(kind == COMPOSITE, 0.5 * wing, wing)
     sigma = _widths(kind, log_mass, normal[3])
     return Gas(
@@ -127,7 +127,7 @@ def draw_gas(
 def _widths(kind: np.ndarray, log_mass: Floats, normal: Floats) -> Floats:
     rotating = np.isin(kind, (STAR_FORMING, COMPOSITE, EXTREME))
     mean = np.where(rotating, 1.99 + 0.22 * (log_mass - 10.3), 2.17 + 0.15 * (log_mass - 10.7))
-    return np.asarray(np.clip(10 ** (mean + 0.10 * normal), 32, 330))
+    return np.asarray(np.clip(10 ** (mean + np.where(rotating, 0.10, 0.14) * normal), 32, 330))
 
 
 def _places(
@@ -147,7 +147,7 @@ def _places(
     y = np.minimum(y, kauffmann(x) - 0.02)
     seyfert_x, seyfert_y = -0.03 + 0.13 * normal[2], 0.85 + 0.17 * normal[3]
     # Nuclei seen face-on show more of their narrow-line region's high ionisation.
-    seyfert_y = seyfert_y + np.where(kind == BROAD, 0.22, 0.0)
+    seyfert_y = seyfert_y + np.where(kind == BROAD, 0.27, 0.0)
     liner_x = 0.08 + 0.12 * normal[2]
     liner_y = np.maximum(0.33 + 0.16 * normal[3], kewley(liner_x) + 0.05)
     low = np.isin(kind, (LINER, RETIRED, PASSIVE, POST_STARBURST))

@@ -190,7 +190,7 @@ def _broad(objects: Objects, continuum: Continuum) -> tuple[Floats, Floats, Floa
     dust = 10 ** (-0.4 * nucleus.dust[:, None] * (curve - curve[_BROAD_HB]))
     flux = nucleus.broad_ew[:, None] * stretch * level * nucleus.ratios * dust
     core = nucleus.fwhm[:, None] / 2.355 * BROAD_WIDTH
-    shape = (len(objects), -1)
+    shape = (len(objects), 3 * len(_BROAD))
     return (
         (nucleus.parts[:, :, None] * flux[:, None]).reshape(shape),
         (nucleus.widths[:, :, None] * core[:, None]).reshape(shape),
