@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra_scale.errors import UsageError
-from spectra_scale.mock.instrument import observe, spectrograph
 from spectra_scale.mock.light import Continuum, emission, render
 from spectra_scale.mock.linerows import portsmouth_rows
 from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti
@@ -188,65 +187,6 @@ def test_line_widths_add_in_quadrature_to_the_instrument():
         assert 10 ** (1e-4 * (first + mean)) == pytest.approx(
             LINE_WAVE[HA] * (1 + objects.redshift[i]), rel=2e-5
         )
-
-
-@pytest.mark.parametrize(("is_boss", "lag", "variance"), [(False, 0.17, 1.1), (True, 0.04, 1.05)])
-def test_noise_is_as_correlated_and_as_wrongly_quoted_as_the_survey_s(is_boss, lag, variance):
-    rng = np.random.default_rng(3)
-    instrument = spectrograph(is_boss=is_boss, rng=rng)
-    model = np.full((150, instrument.n_pixels), 10.0, dtype=np.float32)
-    seen = observe(model, np.zeros(150, dtype=np.int64), instrument, rng)
-    pulls = (seen.flux - seen.model) * np.sqrt(seen.ivar)
-    quiet = ~instrument.bright & (instrument.wave > 4200) & (instrument.wave < 7200)
-    both = quiet[:-1] & quiet[1:]
-    valid = (seen.ivar[:, :-1] > 0) & (seen.ivar[:, 1:] > 0) & both
-    product = (pulls[:, :-1] * pulls[:, 1:])[valid].mean()
-    power = (pulls**2)[(seen.ivar > 0) & quiet].mean()
-    # 1e5 pixels: sampling errors of 0.01; residual sky lines add a few per cent.
-    assert product / power == pytest.approx(lag, abs=0.03)
-    assert power == pytest.approx(variance, abs=0.08)
-
-
-@pytest.mark.parametrize("is_boss", [False, True])
-def test_masks_have_the_shares_of_real_files(is_boss):
-    rng = np.random.default_rng(5)
-    instrument = spectrograph(is_boss=is_boss, rng=rng)
-    model = np.zeros((400, instrument.n_pixels), dtype=np.float32)
-    seen = observe(model, np.zeros(400, dtype=np.int64), instrument, rng)
-    pixel = np.arange(instrument.n_pixels)
-    inside = (pixel >= seen.start[:, None]) & (pixel < seen.stop[:, None])
-    bright = ((seen.and_mask >> 23) & 1)[inside].mean()
-    assert 0.025 < bright < 0.06
-    # FULLREJECT pixels, and only they, have no inverse variance inside the spectrum.
-    reject = ((seen.and_mask >> 18) & 1) == 1
-    np.testing.assert_array_equal((seen.ivar == 0)[inside], reject[inside])
-    assert not seen.ivar[~inside].any()
-    # Of 196 legacy files 23 have a per-fibre bit set, of 71 BOSS files one.
-    fibers = ((seen.and_mask & 0xFFFF) != 0).any(axis=1).mean()
-    assert (fibers < 0.04) if is_boss else (0.06 < fibers < 0.18)
-    # What is set in every exposure is set in any.
-    assert not np.any(seen.and_mask & ~seen.or_mask)
-    masked = np.median(
-        [(row[ok] != 0).mean() for row, ok in zip(seen.and_mask, inside, strict=True)]
-    )
-    assert 0.03 < masked < 0.08
-
-
-def test_faults_are_where_the_truth_says():
-    rng = np.random.default_rng(6)
-    instrument = spectrograph(is_boss=False, rng=rng)
-    model = np.full((40, instrument.n_pixels), 10.0, dtype=np.float32)
-    artefact = np.zeros(40, dtype=np.int64)
-    artefact[:3] = (1, 2, 3)
-    seen = observe(model, artefact, instrument, rng)
-    red = instrument.wave > 7300
-    residual = np.abs((seen.flux - seen.model) * np.sqrt(seen.ivar))[:, red]
-    assert residual[0].mean() > 1.3 * residual[3:].mean()
-    edge = instrument.split
-    step = seen.model[:, edge - 40 : edge].mean(1) / seen.model[:, edge : edge + 40].mean(1) - 1
-    assert abs(step[1]) > 0.07
-    assert np.abs(step[2:]).max() < 0.02
-    assert (seen.ivar[2] > 0).mean() < 0.65
 
 
 @pytest.fixture(scope="module")

@@ -162,12 +162,10 @@ def _expose(
 
 
 def _empty(model: Singles, rng: np.random.Generator) -> Raw:
-    n, n_pixels = model.shape
-    shape = (n, n_pixels)
-    flux, ivar, sky, sigma = (np.empty(shape, dtype=np.float32) for _ in range(4))
+    ivar, sky, sigma = (np.empty(model.shape, dtype=np.float32) for _ in range(3))
     light = np.array(model, dtype=np.float32, order="C")
-    white = rng.standard_normal((n, n_pixels + 3), dtype=np.float32)
-    return Raw(flux=flux, ivar=ivar, sky=sky, model=light, sigma=sigma, white=white)
+    white = rng.standard_normal(model.shape, dtype=np.float32)
+    return Raw(flux=white, ivar=ivar, sky=sky, model=light, sigma=sigma)
 
 
 def _pixel_error(instrument: Spectrograph, rng: np.random.Generator) -> Singles:

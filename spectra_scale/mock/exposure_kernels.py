@@ -25,9 +25,8 @@ class Raw(NamedTuple):
     Attributes
     ----------
     flux, ivar, sky, model, sigma
-        As in `Exposure`. On entry `model` is the light that enters the telescope.
-    white
-        White noise of unit variance, three pixels longer.
+        As in `Exposure`. On entry `model` is the light that enters the telescope, and `flux`
+        white noise of unit variance.
     """
 
     flux: Singles
@@ -35,7 +34,6 @@ class Raw(NamedTuple):
     sky: Singles
     model: Singles
     sigma: Singles
-    white: Singles
 
 
 class Errors(NamedTuple):
@@ -60,38 +58,73 @@ def expose_kernel(raw: Raw, curves: Curves, fibers: Fibers, errors: Errors) -> N
     """Fill flux, ivar, sky, model and sigma.
 
     Quoted variance ``D (r + b (F + e S))``, with D the fibre's own factor, a power that stands
-    for an exponential; true noise is `width` and the fibre's error times its root.
+    for an exponential; true noise is `width` and the fibre's error times its root. Each step is
+    a loop over one row with one output, which the compiler can turn into vector instructions.
     """
     n_fibers, n_pixels = raw.flux.shape
+    white = np.zeros(n_pixels + 3, dtype=np.float32)
+    variance = np.empty(n_pixels, dtype=np.float32)
     for i in range(n_fibers):
-        depth, tilt, bend = fibers.depth[i], fibers.tilt[i], fibers.bend[i]
+        flux, light, sky, sigma = raw.flux[i], raw.model[i], raw.sky[i], raw.sigma[i]
+        white[3:] = flux
+        _scale(light, errors.losses[i])
+        _shine(sky, curves, fibers.sky[i], fibers.lines[i])
+        _quote(variance, light, sky, curves, (fibers.depth[i], fibers.tilt[i], fibers.bend[i]))
         blue, change = fibers.error_blue[i], fibers.error_red[i] - fibers.error_blue[i]
-        shift = fibers.shift[i]
-        for knot in range((n_pixels + KNOT - 1) // KNOT):
-            first = knot * KNOT
-            loss, calibration = errors.losses[i, knot], errors.calibration[i, knot]
-            loss_step = (errors.losses[i, knot + 1] - loss) * _STEP
-            calibration_step = (errors.calibration[i, knot + 1] - calibration) * _STEP
-            for p in range(first, min(first + KNOT, n_pixels)):
-                t = np.float32(p - first)
-                light = raw.model[i, p] * (ONE + loss + t * loss_step)
-                sky = fibers.sky[i] * curves.continuum[p] + fibers.lines[i] * curves.lines[p]
-                factor = ONE + _EIGHTH * (depth + tilt * curves.tilt[p] + bend * curves.bend[p])
-                factor *= factor
-                factor *= factor
-                factor *= factor
-                source = max(light, ZERO) + curves.sky_weight[p] * sky
-                variance = factor * (curves.read[p] + curves.photon[p] * source)
-                sigma = np.sqrt(variance) * (blue + change * curves.red[p])
-                noise = raw.white[i, p + 3] + curves.lag1[p] * raw.white[i, p + 2]
-                noise += curves.lag2[p] * raw.white[i, p + 1] + curves.lag3[p] * raw.white[i, p]
-                wrong = calibration + t * calibration_step
-                wrong += fibers.telluric[i] * curves.telluric[p]
-                raw.flux[i, p] = light * (ONE + wrong) + sigma * curves.width[p] * noise
-                raw.ivar[i, p] = (ONE + errors.pixel[shift + p]) / variance
-                raw.sky[i, p] = sky
-                raw.model[i, p] = light
-                raw.sigma[i, p] = sigma
+        for p in range(n_pixels):
+            sigma[p] = np.sqrt(variance[p]) * (blue + change * curves.red[p])
+        telluric = fibers.telluric[i]
+        for p in range(n_pixels):
+            flux[p] = light[p] * (ONE + telluric * curves.telluric[p])
+        _scale(flux, errors.calibration[i])
+        _correlate(flux, white, sigma, curves)
+        pattern, ivar = errors.pixel[fibers.shift[i] :], raw.ivar[i]
+        for p in range(n_pixels):
+            ivar[p] = (ONE + pattern[p]) / variance[p]
+
+
+@compiled
+def _scale(light: Singles, error: Singles) -> None:
+    """Multiply by one and an error that runs straight from knot to knot."""
+    n_pixels = len(light)
+    for knot in range((n_pixels + KNOT - 1) // KNOT):
+        first = knot * KNOT
+        here, step = ONE + error[knot], (error[knot + 1] - error[knot]) * _STEP
+        for p in range(first, min(first + KNOT, n_pixels)):
+            light[p] *= here + np.float32(p - first) * step
+
+
+@compiled
+def _shine(sky: Singles, curves: Curves, continuum: float, lines: float) -> None:
+    for p in range(len(sky)):
+        sky[p] = continuum * curves.continuum[p] + lines * curves.lines[p]
+
+
+@compiled
+def _quote(
+    variance: Singles,
+    light: Singles,
+    sky: Singles,
+    curves: Curves,
+    fiber: tuple[float, float, float],
+) -> None:
+    depth, tilt, bend = fiber
+    for p in range(len(variance)):
+        source = max(light[p], ZERO) + curves.sky_weight[p] * sky[p]
+        factor = ONE + _EIGHTH * (depth + tilt * curves.tilt[p] + bend * curves.bend[p])
+        factor *= factor
+        factor *= factor
+        factor *= factor
+        variance[p] = factor * (curves.read[p] + curves.photon[p] * source)
+
+
+@compiled
+def _correlate(flux: Singles, white: Singles, sigma: Singles, curves: Curves) -> None:
+    """Add noise: a moving average of white noise, which starts three pixels earlier."""
+    for p in range(len(flux)):
+        noise = white[p + 3] + curves.lag1[p] * white[p + 2]
+        noise += curves.lag2[p] * white[p + 1] + curves.lag3[p] * white[p]
+        flux[p] += sigma[p] * curves.width[p] * noise
 
 
 @compiled
