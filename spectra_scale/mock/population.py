@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from spectra_scale.mock import population_residuals as residuals
 from spectra_scale.mock import population_tables as tables
 from spectra_scale.mock.population_tables import POPULATIONS, STARS
 
@@ -118,7 +119,17 @@ def _stellar_spectra(wave: Floats) -> Floats:
     every /= every[:, (wave > 5480) & (wave < 5520)].mean(axis=1, keepdims=True)
     share = np.zeros((len(every), 1))
     share[:N_POPULATIONS, 0] = tables.DILUTION
-    return np.asarray((1 - share) * every + share * every[DILUTED_BY])
+    every = (1 - share) * every + share * every[DILUTED_BY]
+    is_old = AGES_GYR >= 2.5
+    every[:N_POPULATIONS][is_old] *= _residual(residuals.OLD, wave)
+    every[:N_POPULATIONS][~is_old] *= _residual(residuals.YOUNG, wave)
+    return np.asarray(every)
+
+
+def _residual(values: str, wave: Floats) -> Floats:
+    thousandths = np.array(values.split(), dtype=np.float64)
+    x = residuals.START + residuals.STEP * np.arange(len(thousandths))
+    return np.asarray(np.exp(1e-3 * np.interp(np.log10(wave), x, thousandths, left=0, right=0)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
