@@ -26,7 +26,7 @@ from spectra_scale.errors import SpectraScaleError
 Card = tuple[str, Any, str]
 
 _BLOCK = 2880
-_FORMATS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1"}
+_FORMATS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "K": ">i8", "B": "u1", "L": "?"}
 _BITPIX = {"f4": -32, "f8": -64, "i4": 32, "u4": 32}
 # Bytes of an image that are turned to big-endian at a time.
 _PIECE = 1 << 18
@@ -121,18 +121,17 @@ def image(
     """
     yield image_header(values, cards, extension=extension)
     kind = values.dtype.str[1:]
-    stored = ">i4" if kind == "u4" else f">{kind}"
-    table = np.atleast_2d(values)
-    if table.ndim > 2:
-        table = table.reshape(-1, table.shape[-1])
-    width = table.shape[1]
+    # A cube is taken plane by plane: reshaping a broadcast one would copy all of it.
+    planes = values if values.ndim > 2 else [np.atleast_2d(values)]
+    width = values.shape[-1]
     n_rows = max(_PIECE // max(width * values.itemsize, 1), 1)
-    buffer = np.empty((n_rows, width), dtype=stored)
-    for first in range(0, len(table), n_rows):
-        rows = table[first : first + n_rows]
-        piece = buffer[: len(rows)]
-        piece[:] = (rows ^ np.uint32(1 << 31)).view(np.int32) if kind == "u4" else rows
-        yield piece.reshape(-1).view(np.uint8).data
+    buffer = np.empty((n_rows, width), dtype=">i4" if kind == "u4" else f">{kind}")
+    for plane in planes:
+        for first in range(0, len(plane), n_rows):
+            rows = plane[first : first + n_rows]
+            piece = buffer[: len(rows)]
+            piece[:] = (rows ^ np.uint32(1 << 31)).view(np.int32) if kind == "u4" else rows
+            yield piece.reshape(-1).view(np.uint8).data
     yield b"\0" * (-(values.size * values.itemsize) % _BLOCK)
 
 
@@ -187,7 +186,8 @@ def table_cards(kind: np.dtype[Any], n_rows: int) -> list[Card]:
 def _form(base: np.dtype[Any], shape: tuple[int, ...]) -> str:
     if base.kind == "S":
         return f"{base.itemsize}A"
-    letter = {">f4": "E", ">f8": "D", ">i4": "J", ">i2": "I", ">i8": "K", ">u8": "K", "|u1": "B"}
+    letter = {">f4": "E", ">f8": "D", ">i4": "J", ">i2": "I", ">i8": "K", ">u8": "K", "|u1": "B",
+              "|b1": "L"}  # fmt: skip
     return f"{math.prod(shape) if shape else ''}{letter[base.str]}"
 
 
@@ -220,7 +220,7 @@ def table_header(
 def table_rows(rows: NDArray[Any]) -> bytes:
     """Bytes of the rows of a table: texts padded with blanks, unsigned integers shifted."""
     kinds = {name: rows.dtype[name] for name in rows.dtype.names or ()}
-    special = [n for n, kind in kinds.items() if kind.kind == "S" or kind.str == ">u8"]
+    special = [n for n, kind in kinds.items() if kind.kind in "Sb" or kind.str == ">u8"]
     if not special:
         return rows.tobytes()
     out = rows.copy()
@@ -228,6 +228,8 @@ def table_rows(rows: NDArray[Any]) -> bytes:
         column = out[name]
         if column.dtype.kind == "S":
             out[name] = np.char.ljust(column, column.dtype.itemsize)
+        elif column.dtype.kind == "b":
+            column.view(np.uint8)[:] = np.where(column, ord("T"), ord("F"))
         else:
             out[name] = column ^ np.uint64(1 << 63)
     return out.tobytes()

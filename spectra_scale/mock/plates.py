@@ -80,7 +80,7 @@ def write_plate(task: MockTask, folder: Path, settings: MockSettings) -> MockCou
     if task.layout == "healpix":
         from spectra_scale.mock.desi_files import write_healpix
 
-        counts = write_healpix(task, folder, settings)
+        counts = _counts(task, *write_healpix(task, folder, settings))
     else:
         counts = _write_sdss(task, folder, settings)
     log.info("mock plate=%s files=%d spectra=%d", task.name, counts.n_files, counts.n_spectra)
@@ -95,12 +95,12 @@ def _write_sdss(task: MockTask, folder: Path, settings: MockSettings) -> MockCou
     tables = {"catalogue": rows, "lines": portsmouth_rows(seen)}
     truth = truth_table(task, truth_columns(seen), target_names(seen))
     write_part(folder, task, settings, tables, pa.table(truth))
-    return counts_of(task, rows["CLASS"], sizes, len(tables["lines"]))
+    return _counts(task, sizes, rows["CLASS"].astype(np.str_), len(tables["lines"]))
 
 
-def counts_of(task: MockTask, classes: Rows, sizes: list[int], n_line_rows: int) -> MockCounts:
-    """Count what a task wrote."""
-    found = np.asarray(classes)
+def _counts(
+    task: MockTask, sizes: list[int], classes: NDArray[np.str_], n_line_rows: int
+) -> MockCounts:
     return MockCounts(
         plate=task.plate,
         mjd=task.mjd,
@@ -108,8 +108,8 @@ def counts_of(task: MockTask, classes: Rows, sizes: list[int], n_line_rows: int)
         n_sky=task.n_sky,
         n_files=len(sizes),
         n_bytes=sum(sizes),
-        n_galaxies=int((found == b"GALAXY").sum()),
-        n_quasars=int((found == b"QSO").sum()),
-        n_stars=int((found == b"STAR").sum()),
+        n_galaxies=int((classes == "GALAXY").sum()),
+        n_quasars=int((classes == "QSO").sum()),
+        n_stars=int((classes == "STAR").sum()),
         n_line_rows=n_line_rows,
     )

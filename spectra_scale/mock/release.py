@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.mock import fits, parts
 from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
+from spectra_scale.mock.desi_columns import ZCATALOG
 from spectra_scale.mock.parts import is_written
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.settings import MockSettings
@@ -32,6 +33,7 @@ SUMMARY = "mock.json"
 BEGUN = ".mock-begun.json"
 CATALOGUE_FILE = "specObj-mock.fits"
 LINES_FILE = "portsmouth_emlinekin_full-mock.fits"
+ZCATALOG_FILE = "zall-pix-mock.fits"
 TRUTH_FILE = "truth.parquet"
 
 
@@ -184,9 +186,10 @@ def _write_tables(
     folder: Path, tasks: Sequence[MockTask], settings: MockSettings
 ) -> dict[str, Any]:
     sizes = parts.sizes_of(folder, tasks)
-    for name, (file, kind) in _TABLES.items():
+    for name, (file, extension, kind) in _TABLES.items():
         if name in sizes:
-            chunks = _table(kind, sizes[name], parts.rows_of(folder, tasks, name))
+            found = parts.rows_of(folder, tasks, name)
+            chunks = _table(kind, sizes[name], found, extension)
             fits.write_atomically(folder / file, chunks)
     counts = _write_truth(folder, tasks)
     names = [task.name for task in tasks]
@@ -202,9 +205,11 @@ def _write_tables(
     }
 
 
-_TABLES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "catalogue": (CATALOGUE_FILE, CATALOGUE),
-    "lines": (LINES_FILE, PORTSMOUTH),
+# Of each table: its file, EXTNAME and columns.
+_TABLES: dict[str, tuple[str, str, np.dtype[Any]]] = {
+    "catalogue": (CATALOGUE_FILE, "", CATALOGUE),
+    "lines": (LINES_FILE, "", PORTSMOUTH),
+    "zcatalog": (ZCATALOG_FILE, "ZCATALOG", ZCATALOG),
 }
 
 
