@@ -11,10 +11,18 @@ import numpy as np
 
 from spectra_scale.compare import discriminate, linear, statistics
 from spectra_scale.compare.discriminate import Examples, Verdict
+from spectra_scale.compare.examples import Blind, Gallery, blind, gallery
 from spectra_scale.compare.matching import Matches, match
 from spectra_scale.compare.measures import measure_block
-from spectra_scale.compare.sides import Native, Side, read_side
-from spectra_scale.compare.transfer import Transfer, TransferSettings, ratios, transfer
+from spectra_scale.compare.noise import MaskCounts, noise_of
+from spectra_scale.compare.sides import Side, read_side
+from spectra_scale.compare.transfer import (
+    Transfer,
+    TransferSettings,
+    ratios,
+    structure_by_class,
+    transfer,
+)
 
 Report = Callable[[str], None]
 
@@ -35,6 +43,8 @@ class CompareSettings:
         Whether to look for what the classifier sees.
     n_null
         Times that real spectra are told apart from themselves.
+    n_noise
+        Files whose noise is measured, of each side.
     """
 
     k: int = 3
@@ -42,11 +52,13 @@ class CompareSettings:
     training: TransferSettings = field(default_factory=TransferSettings)
     explain: bool = True
     n_null: int = 10
+    n_noise: int = 400
 
     @classmethod
     def quick(cls, seed: int = 1) -> CompareSettings:
         """Under half a minute with 2500 mock spectra."""
-        return cls(seed=seed, training=TransferSettings(epochs=12), explain=False, n_null=0)
+        return cls(seed=seed, training=TransferSettings(epochs=12), explain=False, n_null=0,
+                   n_noise=120)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +75,8 @@ class Comparison:
         What the classifier saw and said.
     transfer
         What the auto-encoder made of both.
+    gallery, blind
+        Spectra to look at.
     numbers
         Everything that JSON can hold: the content of ``numbers.json``.
     """
@@ -73,6 +87,8 @@ class Comparison:
     examples: Examples
     verdict: Verdict
     transfer: Transfer
+    gallery: Gallery
+    blind: Blind
     numbers: dict[str, Any]
 
 
@@ -93,23 +109,33 @@ def compare(mock: Path, real: Path, settings: CompareSettings, report: Report) -
     UsageError
         If a folder holds nothing to compare.
     """
-    report(f"reading {mock}")
-    ours = read_side(mock, "mock", measure_block, _ignore)
-    report(f"reading {real}")
-    theirs = read_side(real, "real", measure_block, _ignore)
-    report(f"{len(ours):,} mock and {len(theirs):,} real spectra pass the cuts")
-    return compare_sides(theirs, ours, settings, report)
+    rng = np.random.default_rng(settings.seed)
+    folders = {"mock": mock, "real": real}
+    sides, masks, noise = {}, {}, {}
+    for name, folder in folders.items():
+        report(f"reading {folder}")
+        counts = MaskCounts()
+        sides[name] = read_side(folder, name, measure_block, counts)
+        masks[name] = counts.numbers()
+        noise[name] = noise_of(folder, settings.n_noise, rng)
+    n_mock, n_real = len(sides["mock"]), len(sides["real"])
+    report(f"{n_mock:,} mock and {n_real:,} real spectra pass the cuts")
+    numbers = {"masks": masks, "noise": noise}
+    shown = gallery(mock, rng)
+    return _compare(sides["real"], sides["mock"], settings, report, (numbers, shown))
 
 
-def _ignore(_: Native) -> None:
-    """Nothing is asked of native pixels."""
-
-
-def compare_sides(real: Side, mock: Side, settings: CompareSettings, report: Report) -> Comparison:
-    """Compare two sides that are in memory."""
+def _compare(
+    real: Side,
+    mock: Side,
+    settings: CompareSettings,
+    report: Report,
+    known: tuple[dict[str, Any], Gallery],
+) -> Comparison:
     rng = np.random.default_rng(settings.seed)
     matches = match(real, mock, settings.k, rng, reuse=False)
-    numbers = {"samples": _samples(real, mock, matches)} | _distributions(real, mock, matches)
+    numbers, shown = known
+    numbers |= {"samples": _samples(real, mock, matches)} | _distributions(real, mock, matches)
     report("linear models across")
     numbers["pca"] = _linear(real, mock, matches, settings.seed)
     report("classifier")
@@ -119,8 +145,9 @@ def compare_sides(real: Side, mock: Side, settings: CompareSettings, report: Rep
         "auc_null": _null(real, settings.seed, settings.n_null)
     }
     found = transfer(real, mock, settings.training, settings.seed, report)
-    numbers["transfer"] = ratios(real, found)
-    return Comparison(real, mock, matches, examples, verdict, found, numbers)
+    numbers |= {"transfer": ratios(real, found), "structure": structure_by_class(real, found)}
+    return Comparison(real, mock, matches, examples, verdict, found, shown,
+                      blind(examples, rng), numbers)  # fmt: skip
 
 
 def _samples(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
@@ -144,6 +171,7 @@ def _distributions(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
         "class_fractions": fractions,
         "max_class_fraction_error": statistics.max_fraction_error(fractions),
         "redshift": statistics.redshift_facts(mock.z),
+        "d4000n": {"mock": np.nanpercentile(mock.measures["d4000n"], (5, 50, 95)).tolist()},
         "snr_quantiles": np.percentile(mock.snr, (5, 50, 95)).tolist(),
         "distributions": statistics.distribution_rows(real, mock, matches),
         "correlations": statistics.rank_correlations(real, mock, matches),

@@ -141,7 +141,8 @@ def _line_rows(found: Scan) -> dict[tuple[int, int, int], dict[str, float]]:
     return out
 
 
-def _passes(row: dict[str, Any]) -> bool:
+def passes(row: dict[str, Any]) -> bool:
+    """Whether a catalogue row passes the cuts that both sides have in common."""
     low, high = Z_RANGE
     science = row["targettype"] != "SKY" and row["class"] in CLASSES
     return bool(science and row["zwarning"] == 0 and low <= row["z"] <= high)
@@ -156,7 +157,7 @@ def _plate_blocks(plate: PlateFiles, lines: dict[tuple[int, int, int], Any]) -> 
         return
     try:
         table: pa.Table = read_zbest(plate.zbest.path, plate.spplate.path).select(list(_ROW))
-        rows = [row for row in table.to_pylist() if _passes(row)]
+        rows = [row for row in table.to_pylist() if passes(row)]
         if not rows:
             return
         arrays = read_plate(plate.spplate.path, [row["fiber"] for row in rows])
@@ -181,7 +182,7 @@ def _spec_blocks(found: Scan, lines: dict[tuple[int, int, int], Any]) -> Iterato
             log.warning("comparison leaves out file=%s: %s", file.relative, error)
             continue
         assert spec.row is not None
-        if not _passes(spec.row):
+        if not passes(spec.row):
             continue
         row = {name: spec.row[name] for name in _ROW}
         rows.append(row | {"lines": lines.get(_identity(row), spec.lines)})

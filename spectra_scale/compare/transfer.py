@@ -59,6 +59,8 @@ class Transfer:
 
     Parameters
     ----------
+    n_train
+        Mock spectra that were learnt from.
     history
         Training and validation χ² (eq. 2) of each epoch, shape (epoch, 2).
     matches
@@ -71,6 +73,7 @@ class Transfer:
         (F - F_rec)·√v, shape (spectrum, pixel); NaN where missing.
     """
 
+    n_train: int
     history: Doubles
     matches: Matches
     validation: Ints
@@ -152,7 +155,7 @@ def transfer(
         model, Scaled(prepared.flux[validation], prepared.ivar[validation])
     )
     matches = match(real, mock.take(validation), settings.k, rng, reuse=True)
-    return Transfer(np.array(history), matches, validation, chi2_real, chi2_mock,
+    return Transfer(len(chosen), np.array(history), matches, validation, chi2_real, chi2_mock,
                     residual_real, residual_mock)  # fmt: skip
 
 
@@ -231,4 +234,29 @@ def structure(mean: Doubles, error: Doubles, wave: Doubles) -> dict[str, float]:
         inside = (wave > low) & (wave < high) & np.isfinite(mean) & (error > 0)
         z = mean[inside] / error[inside]
         out[name] = float(np.sqrt((z**2).mean())) if inside.any() else float("nan")
+    return out
+
+
+def structure_by_class(real: Side, found: Transfer) -> dict[str, dict[str, list[float]]]:
+    """`structure` of real and of mock spectra, equal numbers of both.
+
+    Returns
+    -------
+    For each class of at least five spectra, and for ``all``: window to [real, mock].
+    """
+    from spectra_scale.spectrum.classify import CLASS_NAMES
+    from spectra_scale.spectrum.grid import WavelengthGrid
+
+    wave = WavelengthGrid.rest_frame().centres
+    first = found.matches.rows[:, 0]
+    out = {}
+    for code in (-1, *range(len(CLASS_NAMES))):
+        rows = (first >= 0) & ((code < 0) | (real.label == code))
+        if rows.sum() < 5:
+            continue
+        mine = structure(*mean_residual(found.residual_real[rows]), wave)
+        theirs = structure(*mean_residual(found.residual_mock[first[rows]]), wave)
+        out["all" if code < 0 else CLASS_NAMES[code]] = {
+            name: [mine[name], theirs[name]] for name in WINDOWS
+        }
     return out

@@ -1,0 +1,156 @@
+"""Spectra to look at: twenty pairs to sort blind, and one of each kind and failure of the mock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from spectra_scale.compare.discriminate import Examples
+from spectra_scale.spectrum.grid import NATIVE_STEP
+from spectra_scale.surveys.scan import Scan, scan
+from spectra_scale.surveys.sdss_plate import PLATE_NAME, read_plate
+from spectra_scale.surveys.sdss_spec import FILE_NAME, read_spec
+
+Doubles = NDArray[np.float64]
+
+TRUTH = "truth.parquet"
+N_BLIND = 20
+# Columns of the truth that name an observation, not what it is an example of.
+_NAMES = frozenset({"spectrum_key", "survey", "program", "target", "has_lines"})
+_PLAIN = frozenset({"", "none", "ok"})
+_BIN = 4
+_N_PIXELS = 1160
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blind:
+    """Spectra in random order, with the key apart.
+
+    Parameters
+    ----------
+    pixels
+        Flux over its median on the rest-frame grid, shape (spectrum, pixel).
+    is_mock
+        The key, shape (spectrum,).
+    label
+        Class of each.
+    """
+
+    pixels: NDArray[np.float32]
+    is_mock: NDArray[np.bool_]
+    label: NDArray[np.int8]
+
+
+def blind(examples: Examples, rng: np.random.Generator, n: int = N_BLIND) -> Blind:
+    """Draw `n` pairs of different objects on the sky and shuffle their members."""
+    n_pairs = len(examples.group) // 2
+    order = rng.permutation(n_pairs)
+    _, first = np.unique(examples.group[order], return_index=True)
+    chosen = order[np.sort(first)[:n]]
+    rows = rng.permutation(np.concatenate([chosen, chosen + n_pairs]))
+    return Blind(examples.pixels[rows], examples.is_mock[rows], examples.label[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """Examples in the observed frame.
+
+    Parameters
+    ----------
+    titles
+        What each is an example of.
+    wave, flux
+        Mean of four native pixels: vacuum Å and 1e-17 erg s⁻¹ cm⁻² Å⁻¹, shape (spectrum, pixel);
+        NaN where missing.
+    """
+
+    titles: list[str]
+    wave: Doubles
+    flux: Doubles
+
+
+def gallery(folder: Path, rng: np.random.Generator) -> Gallery:
+    """One spectrum of each kind, each artefact and each flag of the truth table.
+
+    Parameters
+    ----------
+    folder
+        A mock release; without a truth table the gallery is empty.
+    rng
+        Chooses among the brighter half of each.
+    """
+    if not (folder / TRUTH).is_file():
+        return Gallery([], np.empty((0, _N_PIXELS)), np.empty((0, _N_PIXELS)))
+    truth = pq.read_table(folder / TRUTH)
+    found = scan(folder)
+    titles, waves, fluxes = [], [], []
+    for title, row in _chosen(truth, rng):
+        spectrum = _spectrum(found, truth, row)
+        if spectrum is not None:
+            z = truth["z_true"][row].as_py() if "z_true" in truth.column_names else float("nan")
+            titles.append(f"{title}, z = {z:.3f}")
+            waves.append(spectrum[0])
+            fluxes.append(spectrum[1])
+    shape = (len(titles), _N_PIXELS)
+    return Gallery(titles, np.array(waves).reshape(shape), np.array(fluxes).reshape(shape))
+
+
+def _chosen(truth: pa.Table, rng: np.random.Generator) -> list[tuple[str, int]]:
+    names = truth.column_names
+    faint = np.zeros(truth.num_rows)
+    if "r_fiber_magnitude" in names:
+        faint = truth["r_fiber_magnitude"].to_numpy()
+    plain = np.ones(truth.num_rows, bool)
+    if "artefact" in names:
+        plain = np.isin(truth["artefact"].to_numpy().astype(str), list(_PLAIN))
+    out = []
+    for name in names:
+        kind = truth.schema.field(name).type
+        if name in _NAMES or not (pa.types.is_string(kind) or pa.types.is_boolean(kind)):
+            continue
+        values = truth[name].to_numpy(zero_copy_only=False).astype(str)
+        for value in sorted(set(values) - _PLAIN - {"False"}):
+            rows = np.flatnonzero((values == value) & (plain | (name == "artefact")))
+            if not len(rows):
+                continue
+            bright = rows[faint[rows] <= np.median(faint[rows])]
+            title = name if value == "True" else f"{name}: {value}"
+            out.append((title, int(rng.choice(bright))))
+    return out
+
+
+def _spectrum(found: Scan, truth: pa.Table, row: int) -> tuple[Doubles, Doubles] | None:
+    identity = tuple(int(truth[name][row].as_py()) for name in ("plate", "mjd", "fiber"))
+    for file in found.spec_files:
+        if _numbers(FILE_NAME, file.path.name) == identity:
+            a = read_spec(file.path, want_row=False).arrays
+            return _binned(a.first_pixel, a.flux, a.ivar)
+    for plate in found.plates:
+        if _numbers(PLATE_NAME, plate.spplate.path.name) == identity[:2]:
+            p = read_plate(plate.spplate.path, [identity[2]])
+            return _binned(p.first_pixel, p.flux[0], p.ivar[0])
+    return None
+
+
+def _numbers(pattern: re.Pattern[str], name: str) -> tuple[int, ...]:
+    match = pattern.fullmatch(name)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def _binned(
+    first: int, flux: NDArray[np.float32], ivar: NDArray[np.float32]
+) -> tuple[Doubles, Doubles]:
+    n = min(len(flux) // _BIN, _N_PIXELS)
+    good = (ivar[: n * _BIN] > 0).reshape(n, _BIN)
+    total = np.where(good, flux[: n * _BIN].reshape(n, _BIN), 0).sum(axis=1, dtype=np.float64)
+    wave, values = np.full(_N_PIXELS, np.nan), np.full(_N_PIXELS, np.nan)
+    index = first + (np.arange(n) + 0.5) * _BIN - 0.5
+    wave[:n] = 10 ** (index * NATIVE_STEP)
+    values[:n] = np.where(good.any(axis=1), total / np.maximum(good.sum(axis=1), 1), np.nan)
+    return wave, values

@@ -1,0 +1,139 @@
+"""Noise and masks of native pixels, of both sides by the same functions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra_scale.compare.sides import Native
+from spectra_scale.errors import BadSpectrumError, SpectraScaleError
+from spectra_scale.mock.noise_statistics import (
+    NoiseStatistics,
+    median_statistics,
+    noise_statistics,
+)
+from spectra_scale.spectrum.masks import SPPIXMASK
+from spectra_scale.surveys.fits_bytes import load
+from spectra_scale.surveys.fits_fallback import astropy_hdus
+from spectra_scale.surveys.scan import scan
+from spectra_scale.surveys.sdss_spec import read_spec
+
+SPECTROGRAPHS = ("legacy", "boss")
+_BRIGHTSKY = 1 << SPPIXMASK["BRIGHTSKY"]
+# The range of the paper's grid: outside it masks do no harm.
+_REST_RANGE = (3388.0, 8318.0)
+_HALF_MASKED = 0.4
+
+
+@dataclass(slots=True, eq=False)
+class MaskCounts:
+    """Sums over native pixels with data, by spectrograph; call it with every block.
+
+    Parameters
+    ----------
+    spectra, half_masked
+        Spectra, and those with 40 % of their pixels in the rest-frame range masked by any bit.
+    pixels
+        Pixels with ivar > 0.
+    by_bit
+        Of those, pixels with each bit of AND_MASK, shape (32,).
+    """
+
+    spectra: dict[str, int] = field(default_factory=dict)
+    half_masked: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, int] = field(default_factory=dict)
+    by_bit: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def __call__(self, block: Native) -> None:
+        """Add a block."""
+        boss = np.array([row["instrument"] == "BOSS" for row in block.rows])
+        z = np.array([row["z"] for row in block.rows])
+        for name, rows in zip(SPECTROGRAPHS, (~boss, boss), strict=True):
+            if rows.any():
+                self._add(name, block, rows, z[rows])
+
+    def _add(
+        self, name: str, block: Native, rows: NDArray[np.bool_], z: NDArray[np.float64]
+    ) -> None:
+        bits = block.observed.mask_bits[rows]
+        valid = block.observed.ivar[rows] > 0
+        counts = [int((valid & (bits >> bit & 1 == 1)).sum()) for bit in range(32)]
+        rest = block.observed.wavelength / (1 + z[:, None])
+        inside = valid & (rest > _REST_RANGE[0]) & (rest < _REST_RANGE[1])
+        masked = (inside & (bits != 0)).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+        self.by_bit[name] = self.by_bit.get(name, np.zeros(32, np.int64)) + np.array(counts)
+        self.pixels[name] = self.pixels.get(name, 0) + int(valid.sum())
+        self.spectra[name] = self.spectra.get(name, 0) + int(rows.sum())
+        half = int((masked >= _HALF_MASKED).sum())
+        self.half_masked[name] = self.half_masked.get(name, 0) + half
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """Shares by spectrograph, and of both together, as JSON can hold them."""
+        out = {}
+        groups = {name: (name,) for name in self.spectra} | {"all": tuple(self.spectra)}
+        for name, members in groups.items():
+            pixels = max(sum(self.pixels[m] for m in members), 1)
+            counts = np.sum([self.by_bit[m] for m in members], axis=0)
+            spectra = sum(self.spectra[m] for m in members)
+            out[name] = {
+                "spectra": spectra,
+                "half_masked": sum(self.half_masked[m] for m in members) / max(spectra, 1),
+                "bits": {bit: float(counts[n] / pixels) for bit, n in SPPIXMASK.items()},
+            }
+        return out
+
+
+def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Noise of the spec files of a folder, against the model that stands in the files.
+
+    Plate files hold no model, so they do not enter. Stars and all redshifts do: noise knows no
+    class, and the real BOSS files in the range of z are few.
+
+    Parameters
+    ----------
+    folder
+        Of the release or of real files.
+    limit
+        Files to read at most.
+    rng
+        Chooses them.
+
+    Returns
+    -------
+    By ``legacy`` and ``boss``: medians over spectra, and the number of ``spectra``.
+    """
+    files = scan(folder).spec_files
+    found: dict[str, list[NoiseStatistics]] = {}
+    for i in rng.permutation(len(files))[:limit]:
+        one = _of_file(files[i].path)
+        if one is not None:
+            found.setdefault(one[0], []).append(one[1])
+    return {
+        name: asdict(median_statistics(statistics)) | {"spectra": len(statistics)}
+        for name, statistics in sorted(found.items())
+    }
+
+
+def _of_file(path: Path) -> tuple[str, NoiseStatistics] | None:
+    try:
+        spec = read_spec(path)
+        model = _model(path)
+    except (BadSpectrumError, SpectraScaleError):
+        return None
+    assert spec.row is not None
+    if model is None:
+        return None
+    a = spec.arrays
+    name = SPECTROGRAPHS[int(spec.row["instrument"] == "BOSS")]
+    return name, noise_statistics(a.flux, a.ivar, model, a.mask_bits)
+
+
+def _model(path: Path) -> NDArray[np.float32] | None:
+    table = astropy_hdus(load(path), 2)[1].table
+    if table is None or "model" not in table:
+        return None
+    return np.asarray(table.column("model"), np.float32)
