@@ -68,8 +68,10 @@ def expose_kernel(raw: Raw, curves: Curves, fibers: Fibers, errors: Errors) -> N
         flux, light, sky, sigma = raw.flux[i], raw.model[i], raw.sky[i], raw.sigma[i]
         white[3:] = flux
         _scale(light, errors.losses[i])
-        _shine(sky, curves, fibers.sky[i], fibers.lines[i])
-        _quote(variance, light, sky, curves, (fibers.depth[i], fibers.tilt[i], fibers.bend[i]))
+        _shine(sky, curves.continuum, curves.noise_lines, (fibers.sky[i], fibers.lines[i]))
+        shape = (fibers.depth[i], fibers.tilt[i], fibers.bend[i])
+        _quote(variance, light, sky, curves, shape)
+        _shine(sky, curves.continuum, curves.lines, (fibers.sky[i], fibers.lines[i]))
         blue, change = fibers.error_blue[i], fibers.error_red[i] - fibers.error_blue[i]
         for p in range(n_pixels):
             sigma[p] = np.sqrt(variance[p]) * (blue + change * curves.red[p])
@@ -78,9 +80,11 @@ def expose_kernel(raw: Raw, curves: Curves, fibers: Fibers, errors: Errors) -> N
             flux[p] = light[p] * (ONE + telluric * curves.telluric[p])
         _scale(flux, errors.calibration[i])
         _correlate(flux, white, sigma, curves)
-        pattern, ivar = errors.pixel[fibers.shift[i] :], raw.ivar[i]
+        # Shifts are drawn for the first arm, which may be the longest.
+        shift = fibers.shift[i] % (2 * n_pixels)
+        pattern, ivar = errors.pixel[shift:], raw.ivar[i]
         for p in range(n_pixels):
-            ivar[p] = (ONE + pattern[p]) / variance[p]
+            ivar[p] = (ONE + curves.rough[p] * pattern[p]) / variance[p]
 
 
 @compiled
@@ -95,9 +99,9 @@ def _scale(light: Singles, error: Singles) -> None:
 
 
 @compiled
-def _shine(sky: Singles, curves: Curves, continuum: float, lines: float) -> None:
+def _shine(sky: Singles, continuum: Singles, lines: Singles, level: tuple[float, float]) -> None:
     for p in range(len(sky)):
-        sky[p] = continuum * curves.continuum[p] + lines * curves.lines[p]
+        sky[p] = level[0] * continuum[p] + level[1] * lines[p]
 
 
 @compiled
