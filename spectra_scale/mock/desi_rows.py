@@ -265,7 +265,15 @@ def zcatalog_rows(seen: DesiObservation, fibermap: Rows, scores: Rows, redshifts
         "SPGRPVAL": seen.task.healpix, "MIN_MJD": seen.task.mjd + 0.3, "MAX_MJD": last,
         "MEAN_MJD": 0.5 * (seen.task.mjd + 0.3 + last), "MAIN_NSPEC": 1, "MAIN_PRIMARY": True,
         "ZCAT_NSPEC": 1, "ZCAT_PRIMARY": True,
+        "DESINAME": _names(rows["TARGET_RA"], rows["TARGET_DEC"]),
     }  # fmt: skip
     for name, value in values.items():
         rows[name] = value
     return rows
+
+
+def _names(ra: Floats, dec: Floats) -> list[str]:
+    """DESINAMEs: coordinates in degrees, cut after four digits."""
+    cut = [(int(a * 1e4) / 1e4, "-" if d < 0 else "+", int(abs(d) * 1e4) / 1e4)
+           for a, d in zip(ra, dec, strict=True)]  # fmt: skip
+    return [f"DESI J{a:08.4f}{sign}{d:07.4f}" for a, sign, d in cut]
