@@ -119,14 +119,14 @@ def draw_gas(
         offset=14.0 * normal[4],
         wing=wing,
         wing_offset=-np.abs(90 + 110 * normal[5]) * (active * 1.0),
-        wing_sigma=np.clip(sigma * (2.0 + 0.5 * np.abs(normal[6])), 150, 700),
+        wing_sigma=np.clip(sigma * (2.2 + 0.9 * np.abs(normal[6])), 150, 1000),
         nuclear=nuclear,
     )
 
 
 def _widths(kind: np.ndarray, log_mass: Floats, normal: Floats) -> Floats:
     rotating = np.isin(kind, (STAR_FORMING, COMPOSITE, EXTREME))
-    mean = np.where(rotating, 1.99 + 0.22 * (log_mass - 10.3), 2.17 + 0.15 * (log_mass - 10.7))
+    mean = np.where(rotating, 1.96 + 0.22 * (log_mass - 10.3), 2.17 + 0.15 * (log_mass - 10.7))
     return np.asarray(np.clip(10 ** (mean + np.where(rotating, 0.10, 0.14) * normal), 32, 330))
 
 
@@ -148,7 +148,7 @@ def _places(
     seyfert_x, seyfert_y = -0.03 + 0.13 * normal[2], 0.85 + 0.17 * normal[3]
     # Nuclei seen face-on show more of their narrow-line region's high ionisation.
     seyfert_y = seyfert_y + np.where(kind == BROAD, 0.27, 0.0)
-    liner_x = 0.08 + 0.12 * normal[2]
+    liner_x = np.where(kind == LINER, 0.08, -0.02) + 0.12 * normal[2]
     liner_y = np.maximum(0.33 + 0.16 * normal[3], kewley(liner_x) + 0.05)
     low = np.isin(kind, (LINER, RETIRED, PASSIVE, POST_STARBURST))
     # Most composites hide a LINER-like source: mixing with a Seyfert would lift [O III] too much.

@@ -35,7 +35,7 @@ _MASS_TO_LIGHT = np.array([0.019, 0.08, 0.22, 0.46, 0.80, 1.65, 2.2, 2.9])
 _BEGIN = 12.8
 # By kind: log τ (Gyr) at 2·10¹⁰ solar masses, and its scatter.
 _LOG_TAU = {
-    STAR_FORMING: (0.66, 0.13), COMPOSITE: (0.50, 0.10), SEYFERT: (0.52, 0.14),
+    STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.46, 0.11), SEYFERT: (0.74, 0.15),
     LINER: (0.32, 0.10), BROAD: (0.50, 0.16), RETIRED: (0.12, 0.08), PASSIVE: (0.05, 0.08),
     EXTREME: (0.80, 0.15), POST_STARBURST: (0.20, 0.10), QUASAR: (0.55, 0.15),
 }  # fmt: skip
@@ -73,7 +73,7 @@ def light_weights(
         metallicity over the Sun's, shape (n,).
     """
     n = len(kind)
-    table = np.zeros((kind.max(initial=0) + 1, 2)) + (0.4, 0.1)
+    table = np.tile((0.4, 0.1), (kind.max(initial=0) + 1, 1))
     for k, row in _LOG_TAU.items():
         if k < len(table):
             table[k] = row

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock.agn import BROAD_LINES, BROAD_WIDTH, TEMPLATE_FWHM, nuclear_templates
 from spectra_scale.mock.kinds import STAR
-from spectra_scale.mock.light_kernels import add_light, add_lines
+from spectra_scale.mock.light_kernels import RED_BEND, add_light, add_lines
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII, attenuation
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import (
@@ -136,7 +136,7 @@ def _model(objects: Objects, wave: Floats) -> Floats:
     galaxy = old + young * 10 ** (-0.4 * objects.dust_birth[:, None] * curve)
     galaxy *= (1 - share) * 10 ** (-0.4 * objects.dust_stars[:, None] * curve)
     templates = nuclear_templates()[_template(nucleus.fwhm)[:, None], index]
-    bright = (wave / 5100.0) ** nucleus.slope[:, None]
+    bright = (wave / 5100.0) ** nucleus.slope[:, None] * np.maximum(wave / 6300.0, 1.0) ** RED_BEND
     bright = bright + np.einsum("nmc,nc->nm", templates, _extras(objects))
     plain = attenuation(wave, np.zeros((len(wave), 1)))
     bright = bright * share * 10 ** (-0.4 * nucleus.dust[:, None] * plain)

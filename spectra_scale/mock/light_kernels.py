@@ -15,7 +15,9 @@ from spectra_scale.mock.population import LIGHT_KM_S, LOG_START, LOG_STEP, N_RES
 _STRIDE = 2
 _COARSE = 16
 _LN10 = log(10.0)
-_LOG_5100 = 3.7075701760979363
+_LOG_5100, _LOG_6300 = 3.7075701760979363, 3.7993405494535817
+# What is added to the slope of the power law beyond 6300 Å.
+RED_BEND = 1.2
 _CURVE = calzetti(rest_wave()[:: _STRIDE * _COARSE]).astype(np.float32)
 
 
@@ -33,7 +35,9 @@ def _smooth(p, first, n, galaxy, birth, nucleus):  # type: ignore[no-untyped-def
         nucleus[c, 1] = 0.0
         if p[5] > 0.0:
             dust = p[5] * exp(-0.4 * _LN10 * p[7] * curve)
-            nucleus[c, 0] = dust * exp(p[6] * _LN10 * (log_wave - _LOG_5100))
+            # Warm dust lifts the power law to the red.
+            red = max(log_wave - _LOG_6300, 0.0)
+            nucleus[c, 0] = dust * exp(_LN10 * (p[6] * (log_wave - _LOG_5100) + RED_BEND * red))
             nucleus[c, 1] = dust
 
 

@@ -64,7 +64,7 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     has_broad = np.isin(kind, (BROAD, QUASAR))
     host = np.where(kind == QUASAR, 0.02, rng.beta(1.2, 1.8, n))
     share = np.select([has_broad, is_lac], [1 - host, rng.uniform(0.6, 0.97, n)], 0.0)
-    share = np.where(kind == SEYFERT, 0.10 * rng.random(n), share)
+    share = np.where(kind == SEYFERT, 0.20 * rng.random(n), share)
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
     dust = np.minimum(rng.exponential(0.6, n) * (rng.random(n) < 0.5) + 0.03, 3.0)
     fwhm = np.clip(5000 * 10 ** (0.17 * normal[0]), 1300, 14000)
@@ -97,11 +97,11 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
     double = rng.random(n) < 0.08
     bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))
-    side = np.where(rng.random(n) < 0.5, 1.0, -1.0)
+    side = np.where(rng.random(n) < 0.65, 1.0, -1.0)
     shift = side * rng.uniform(0.35, 0.9, n) * fwhm
     core = np.clip(1 - wing - bump, 0.1, None)
     parts = np.stack([core, wing, bump], axis=1)
-    drift = 0.07 * fwhm * normal[1]
+    drift = fwhm * (0.035 + 0.07 * normal[1])
     offsets = np.stack([drift, drift + 0.12 * fwhm * normal[2], drift + shift], axis=1)
     widths = np.stack(
         [np.ones(n), np.clip(2.25 + 0.35 * normal[3], 1.5, 3.5), rng.uniform(0.7, 1.5, n)], axis=1

@@ -41,7 +41,7 @@ _MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.0, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8,
 # log M/L_r over the Sun's.
 _LOG_MASS_TO_LIGHT = (0.08, 0.22, 0.25, 0.38, 0.25, 0.42, 0.45, 0.42, -0.75, 0.2, 0.0, 0.25)
 # A_V of the stars without H II regions: mean of a gamma distribution (mag).
-_DUST = (0.0, 0.0, 0.50, 0.40, 0.40, 0.24, 0.20, 0.1, 0.0, 0.35, 0.05, 0.1)
+_DUST = (0.0, 0.0, 0.35, 0.35, 0.35, 0.20, 0.17, 0.1, 0.0, 0.35, 0.05, 0.1)
 Z_RANGE = (0.0502, 0.3598)
 
 
@@ -128,10 +128,10 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     weights, metallicity = light_weights(kind, log_mass, rng)
     balmer = balmer_dust(log_mass, rng)
     forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == 1)
-    share = np.clip(0.48 + 0.14 * normal[2], 0.1, 0.9)
+    share = np.clip(0.425 + 0.13 * normal[2], 0.05, 0.85)
     diffuse = _of(_DUST, kind) * rng.gamma(2.0, 0.5, n)
     # The Milky Way's own dust is part of what is seen: some hundredths of a magnitude in B - V.
-    diffuse = np.where(forming, balmer * share, diffuse) + 0.09 * 10 ** (0.25 * normal[3])
+    diffuse = np.where(forming, balmer * share, diffuse) + 0.07 * 10 ** (0.25 * normal[3])
     birth = np.where(forming, balmer * (1 - share), 0.7 * diffuse)
     # Young stars bear on Hα with less than their share at 5500 Å: they are blue.
     young = 0.62 * weights[:, 0]
@@ -150,8 +150,8 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         dust_stars=diffuse,
         dust_birth=birth,
         # Curves are steeper where there is little dust (Salim & Narayanan 2020).
-        dust_slope=np.clip(-0.15 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.7, 0.3),
-        sodium=np.where(forming, 0.35, 0.15) * diffuse * 10 ** rng.normal(0, 0.25, n),
+        dust_slope=np.clip(0.05 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.5, 0.5),
+        sodium=np.where(forming, 0.06, 0.04) * diffuse * 10 ** rng.normal(0, 0.25, n),
         star=rng.uniform(0, N_STARS - 1, n),
         nucleus=draw_nuclei(kind, rng),
         gas=gas,
