@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from spectra_scale.errors import UsageError
 from spectra_scale.mock.light import Continuum, emission, render
 from spectra_scale.mock.linerows import portsmouth_rows
 from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti
@@ -25,50 +20,6 @@ ONE_PLATE = MockSettings(n_spectra=120, n_spec_files=0, boss_fraction=0, repeat_
 
 def first_task(mock: MockSettings):
     return plan(mock)[0]
-
-
-@given(
-    n=st.integers(1, 3000),
-    share=st.floats(0, 1),
-    boss=st.floats(0, 1),
-    repeats=st.floats(0, 0.3),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_plan_holds_every_spectrum_once_and_every_plate_once(n, share, boss, repeats):
-    mock = MockSettings(
-        n_spectra=n,
-        n_spec_files=int(share * n),
-        boss_fraction=boss,
-        repeat_fraction=repeats,
-        fibers_legacy=64,
-        fibers_boss=100,
-    )
-    tasks = plan(mock)
-    assert sum(task.n_science for task in tasks) == n
-    assert len({task.plate for task in tasks}) == len(tasks)
-    assert all(task.n_science <= mock.fibers(task.survey) for task in tasks)
-    assert sum(t.n_science for t in tasks if t.layout == "spec") == mock.n_spec_files
-    assert pickle.loads(pickle.dumps(tasks)) == tasks
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"n_spectra": 0},
-        {"n_spec_files": 6000},
-        {"boss_fraction": 1.2},
-        {"sky_fraction": 0.8},
-        {"fibers_boss": 1},
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(UsageError):
-        MockSettings(**wrong)
-
-
-def test_more_plates_than_plate_numbers_are_refused():
-    with pytest.raises(UsageError, match="plate numbers"):
-        plan(MockSettings(n_spectra=2_000_000, boss_fraction=0))
 
 
 def test_a_full_plate_does_not_depend_on_the_size_of_the_release():

@@ -60,14 +60,14 @@ def select(
     tasks
         ``plan(settings)``.
     plates, healpix
-        Plate numbers and nested pixels; all tasks if both are None.
+        Plate numbers and nested pixels; all tasks if there are neither.
 
     Raises
     ------
     UsageError
         If the release has no such plate or pixel.
     """
-    if plates is None and healpix is None:
+    if not plates and not healpix:
         return list(tasks)
     asked = {"plate": set(plates or ()), "healpixel": set(healpix or ())}
     there = {
@@ -88,8 +88,11 @@ def select(
     return [
         task
         for task in tasks
-        if (task.healpix in asked["healpixel"] if task.layout == "healpix" else False)
-        or (task.plate in asked["plate"] and task.layout != "healpix")
+        if (
+            task.healpix in asked["healpixel"]
+            if task.layout == "healpix"
+            else task.plate in asked["plate"]
+        )
     ]
 
 

@@ -51,7 +51,7 @@ def _plate_hdus(seen: Observation, rows: Rows) -> Iterator[Part]:
     exposure = seen.exposure
     cards = plate_cards(seen.task, seen.instrument, seen.centre, N_EXPOSURES[seen.task.survey])
     axis = plate_axis_cards(seen.instrument)
-    wdisp = np.broadcast_to(seen.instrument.wdisp, exposure.flux.shape)
+    wdisp = seen.instrument.wdisp_of(exposure.slit_place)
     # EXTNAMEs came with DR10: the index order is what all releases share.
     yield from fits.image(exposure.flux, [*cards, *axis])
     yield from fits.image(exposure.ivar, axis, extension="IVAR")

@@ -83,7 +83,7 @@ def _camera(
         rows["loglam"] = 1e-4 * (seen.instrument.first_pixel + pixel + shift)
         rows["ivar"] = ivar / n_exposures
         rows["mask"] = exposure.and_mask[row, cut]
-        rows["wdisp"] = seen.instrument.wdisp[cut]
+        rows["wdisp"] = seen.instrument.wdisp_of(exposure.slit_place[row])[cut]
         rows["sky"] = exposure.sky[row, cut]
         # Flux of one count: worst at the ends of a camera.
         rows["calib"] = 0.06 * 10 ** (0.7 * rest**4)

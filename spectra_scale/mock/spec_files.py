@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.columns import COADD, SPALL, SPECOBJ
-from spectra_scale.mock.single_exposures import exposure_hdus
 from spectra_scale.mock.fits import Card
 from spectra_scale.mock.headers import N_EXPOSURES, plate_cards, spectrum_cards
 from spectra_scale.mock.linerows import zline_tables
 from spectra_scale.mock.observation import Observation
+from spectra_scale.mock.single_exposures import exposure_hdus
 
 Rows = NDArray[Any]
 
@@ -97,7 +97,7 @@ def _coadd(seen: Observation, index: int) -> Rows:
     coadd = np.zeros(cut.stop - cut.start, dtype=COADD)
     pixel = seen.instrument.first_pixel + np.arange(cut.start, cut.stop)
     coadd["loglam"] = 1e-4 * pixel
-    coadd["wdisp"] = seen.instrument.wdisp[cut]
+    coadd["wdisp"] = seen.instrument.wdisp_of(exposure.slit_place[row])[cut]
     for name in ("flux", "ivar", "and_mask", "or_mask", "sky", "model"):
         coadd[name] = getattr(exposure, name)[row, cut]
     return coadd
