@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from spectra_scale.compare.sides import Doubles, Floats, Native
 from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
 from spectra_scale.spectrum.grid import WavelengthGrid
-from spectra_scale.spectrum.indices import continuum_slope, d4000n, hdelta_a
+from spectra_scale.spectrum.indices import d4000n, hdelta_a
 from spectra_scale.surveys.lines import LINE_COLUMNS
 
 MEASURES: dict[str, str] = {
     "d4000n": "D4000n",
     "hdelta_a": "HδA (Å)",
-    "slope": "continuum slope β",
+    "colour": "colour 6100 over 4200 Å",
     "halpha_ew": "EW(Hα) (Å)",
     "balmer": "log Hα/Hβ",
     "nii_ha": "log [N II]/Hα",
@@ -26,6 +26,8 @@ MEASURES: dict[str, str] = {
 
 # A ratio of fluxes is only compared where both lines are seen.
 _MIN_SNR = 3.0
+# Red and blue continuum without strong lines, rest-frame vacuum Å.
+_COLOUR_WINDOWS = ((6000.0, 6250.0), (4150.0, 4280.0))
 
 
 def measure_block(
@@ -52,13 +54,28 @@ def measure_block(
 
 def _indices(flux: Floats, ivar: Floats) -> dict[str, Doubles]:
     wave = WavelengthGrid.rest_frame().centres
-    out = {name: np.full(len(flux), np.nan) for name in ("d4000n", "hdelta_a", "slope")}
+    out = {name: np.full(len(flux), np.nan) for name in ("d4000n", "hdelta_a")}
     for i, (f, v) in enumerate(zip(flux, ivar, strict=True)):
         values = np.where(v > 0, f, np.nan)
         out["d4000n"][i] = d4000n(wave, values)
         out["hdelta_a"][i] = hdelta_a(wave, values)
-        out["slope"][i] = continuum_slope(wave, values)
-    return out
+    return out | {"colour": _colour(flux, ivar)}
+
+
+def _colour(flux: Floats, ivar: Floats) -> Doubles:
+    """Log of the median flux of one window over that of another, where 70 % of both is there.
+
+    The slope of `spectrum.indices` wants six whole windows, which one survey seldom reaches.
+    """
+    wave = WavelengthGrid.rest_frame().centres
+    medians = []
+    for low, high in _COLOUR_WINDOWS:
+        inside = (wave > low) & (wave < high)
+        values = np.where(ivar[:, inside] > 0, flux[:, inside], np.nan).astype(np.float64)
+        enough = np.isfinite(values).mean(axis=1) > 0.7
+        medians.append(np.nanmedian(np.where(enough[:, None], values, 1.0), axis=1))
+        medians[-1][~enough | (medians[-1] <= 0)] = np.nan
+    return np.asarray(np.log10(medians[0]) - np.log10(medians[1]), np.float64)
 
 
 def _lines(rows: list[dict[str, Any]]) -> LineMeasurements:

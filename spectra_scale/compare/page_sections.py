@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.compare.measures import MEASURES
 from spectra_scale.compare.run import Comparison
-from spectra_scale.compare.statistics import FRACTION_TARGETS
+from spectra_scale.compare.statistics import FRACTION_TARGETS, class_masks
 from spectra_scale.compare.transfer import WINDOWS, mean_residual
 from spectra_scale.compare.verdicts import asked
 from spectra_scale.figures import compare_spectra as pictures
@@ -47,8 +47,8 @@ def _targets(found: Comparison) -> Section:
     text = (
         "<p>Both sides are read from files by one reader, cut alike (0.05 ≤ z ≤ 0.36, ZWARNING 0, "
         "GALAXY or QSO, under 40 % masked), and labelled and measured by the same functions. "
-        "Where the two are compared, each real spectrum stands beside the nearest mock spectra of its "
-        "class in redshift and S/N.</p>"
+        "Where the two are compared, each real spectrum stands beside the nearest mock spectra of "
+        "its class in redshift and S/N.</p>"
     )
     return Section("What is asked for", text, tables=[Table("Targets", columns, rows)])
 
@@ -99,15 +99,15 @@ def _measures(found: Comparison) -> Section:
     panels: dict[int | str, Any] = {}
     notes: dict[int | str, Any] = {}
     rows = found.numbers["distributions"]
+    masks = class_masks(real.label)
     for name in dict.fromkeys(row["class"] for row in rows):
-        code = -1 if name == "all" else CLASS_NAMES.index(name)
-        mine = np.ones(len(real), bool) if code < 0 else real.label == code
+        mine = masks[name]
         pair = mine[i]
         panels[name] = [
             (real.measures[m][mine], mock.measures[m][j[pair]], weight[pair]) for m in MEASURES
         ]
         notes[name] = [
-            f"KS {row['ks']:.2f} ({row['ks_5_per_cent']:.2f})"
+            f"KS {row['ks']:.2f} ({row['ks_5_per_cent']:.2f})" if np.isfinite(row["ks"]) else ""
             for row in rows
             if row["class"] == name
         ]
@@ -188,11 +188,10 @@ def _transfer(found: Comparison) -> Section:
     t = found.transfer
     wave = WavelengthGrid.rest_frame().centres
     groups: dict[int | str, Any] = {}
+    masks = class_masks(found.real.label)
     first = t.matches.rows[:, 0]
     for name in rows:
-        mine = first >= 0
-        if name != "all":
-            mine = mine & (found.real.label == CLASS_NAMES.index(name))
+        mine = (first >= 0) & masks[name]
         groups[name] = (
             mean_residual(t.residual_real[mine]),
             mean_residual(t.residual_mock[first[mine]]),

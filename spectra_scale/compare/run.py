@@ -171,7 +171,6 @@ def _distributions(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
         "class_fractions": fractions,
         "max_class_fraction_error": statistics.max_fraction_error(fractions),
         "redshift": statistics.redshift_facts(mock.z),
-        "d4000n": {"mock": np.nanpercentile(mock.measures["d4000n"], (5, 50, 95)).tolist()},
         "snr_quantiles": np.percentile(mock.snr, (5, 50, 95)).tolist(),
         "distributions": statistics.distribution_rows(real, mock, matches),
         "correlations": statistics.rank_correlations(real, mock, matches),

@@ -116,14 +116,13 @@ def blocks(folder: Path) -> Iterator[Native]:
     Yields
     ------
     At most 512 spectra at once.
+
+    Raises
+    ------
+    UsageError
+        If there are no SDSS spectra.
     """
     found = scan(folder)
-    if not found.spec_files and not found.plates:
-        message = (
-            f"{folder} holds no SDSS spectra: expected spec-PLATE-MJD-FIBER.fits or spPlate files "
-            "in it or in folders below. Name the folder of a release."
-        )
-        raise UsageError(message)
     lines = _line_rows(found)
     for plate in found.plates:
         yield from _plate_blocks(plate, lines)

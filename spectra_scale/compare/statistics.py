@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spectra_scale.compare.matching import Matches
 from spectra_scale.compare.measures import MEASURES
 from spectra_scale.compare.sides import Side
-from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.spectrum.classify import CLASS_NAMES, Label
 
 Doubles = NDArray[np.float64]
 
@@ -39,6 +39,15 @@ def class_fractions(label: NDArray[np.int8]) -> dict[str, float]:
 def max_fraction_error(fractions: dict[str, float]) -> float:
     """Largest distance of a class fraction from its target, in points (per cent of all)."""
     return max(abs(fractions[name] - target) for name, target in FRACTION_TARGETS.items())
+
+
+def class_masks(label: NDArray[np.int8]) -> dict[str, NDArray[np.bool_]]:
+    """Rows of all spectra, of all that are no broad-line ones, and of each class that is there."""
+    groups = {"all": np.ones(len(label), bool), "galaxies": label != Label.BROAD_LINE}
+    for code, name in enumerate(CLASS_NAMES):
+        if (label == code).any():
+            groups[name] = label == code
+    return groups
 
 
 def redshift_facts(z: Doubles) -> dict[str, float]:
@@ -97,14 +106,13 @@ def distribution_rows(real: Side, mock: Side, matches: Matches) -> list[dict[str
     Returns
     -------
     One row a class and measure, with ``all`` for the classes together: numbers known, quantiles
-    of both, KS distance and the distance that 5 % of equal samples exceed.
+    of both, KS distance and the distance that 5 % of equal samples exceed. ``galaxies`` is
+    all but broad-line.
     """
     i, j = matches.pairs()
     weight = matches.weight
     out = []
-    for name in ("all", *CLASS_NAMES[1:]):
-        code = -1 if name == "all" else CLASS_NAMES.index(name)
-        mine = np.ones(len(real), bool) if code < 0 else real.label == code
+    for name, mine in class_masks(real.label).items():
         if mine.sum() < _MIN_KNOWN:
             continue
         pair = mine[i]

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from spectra_scale.compare.linear import SNR_CAP, Scaled
 from spectra_scale.compare.matching import Matches, match
 from spectra_scale.compare.sides import Side
+from spectra_scale.compare.statistics import class_masks
 from spectra_scale.models.batches import VirtualStreams
 from spectra_scale.models.normalise import Normalisation
+from spectra_scale.spectrum.grid import WavelengthGrid
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +183,6 @@ def ratios(real: Side, found: Transfer) -> dict[str, dict[str, float]]:
     For each: numbers of spectra, means, medians, and the ratio of each with the bootstrap error
     of the former (real spectra drawn again with their partners).
     """
-    from spectra_scale.spectrum.classify import CLASS_NAMES
-
     i, j = found.matches.pairs()
     weight = found.matches.weight
     # The mean of the partners stands beside each real spectrum.
@@ -190,14 +190,12 @@ def ratios(real: Side, found: Transfer) -> dict[str, dict[str, float]]:
     np.add.at(partner, i, weight * found.chi2_mock[j])
     has = np.isin(np.arange(len(real)), i)
     out = {}
-    for code in (-1, *range(len(CLASS_NAMES))):
-        rows = has if code < 0 else has & (real.label == code)
+    for name, mine in class_masks(real.label).items():
+        rows = has & mine
         if rows.sum() < 3:
             continue
         pairs = rows[i]
-        out["all" if code < 0 else CLASS_NAMES[code]] = _ratio(
-            found.chi2_real[rows], partner[rows], found.chi2_mock[j[pairs]]
-        )
+        out[name] = _ratio(found.chi2_real[rows], partner[rows], found.chi2_mock[j[pairs]])
     return out
 
 
@@ -244,19 +242,14 @@ def structure_by_class(real: Side, found: Transfer) -> dict[str, dict[str, list[
     -------
     For each class of at least five spectra, and for ``all``: window to [real, mock].
     """
-    from spectra_scale.spectrum.classify import CLASS_NAMES
-    from spectra_scale.spectrum.grid import WavelengthGrid
-
     wave = WavelengthGrid.rest_frame().centres
     first = found.matches.rows[:, 0]
     out = {}
-    for code in (-1, *range(len(CLASS_NAMES))):
-        rows = (first >= 0) & ((code < 0) | (real.label == code))
+    for name, members in class_masks(real.label).items():
+        rows = (first >= 0) & members
         if rows.sum() < 5:
             continue
         mine = structure(*mean_residual(found.residual_real[rows]), wave)
         theirs = structure(*mean_residual(found.residual_mock[first[rows]]), wave)
-        out["all" if code < 0 else CLASS_NAMES[code]] = {
-            name: [mine[name], theirs[name]] for name in WINDOWS
-        }
+        out[name] = {window: [mine[window], theirs[window]] for window in WINDOWS}
     return out

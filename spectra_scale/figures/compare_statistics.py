@@ -114,7 +114,9 @@ def cumulative_grid(
             _steps_of(axes, real, np.ones(len(real)), INK, "real")
             _steps_of(axes, mock, weight, MOCK_COLOUR, "mock")
             both = np.concatenate([real, mock])
-            axes.set_xlim(*span(both, trim=0.01))
+            axes.set_xlim(*span(both, trim=0.02))
+            if not np.isfinite(both).any():
+                say(axes, "not measured")
             axes.set_ylim(0, 1)
             dress(axes)
             axes.tick_params(labelsize=7.5)
