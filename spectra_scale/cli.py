@@ -213,8 +213,15 @@ def mock(
         str | None, typer.Option(help="Write these healpixels only: 9144.", show_default=False)
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Real SDSS files: write a page beside them.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a mock release in SDSS and DESI formats, with the truth beside it."""
+    if compare is not None and not compare.is_dir():
+        message = f"--compare {compare}: no such folder; expected one with real SDSS files."
+        raise UsageError(message)
     from spectra_scale.compute.place import open_place
     from spectra_scale.config import MockSection
     from spectra_scale.mock.settings import survey_fractions
@@ -241,6 +248,20 @@ def mock(
     with open_place(ComputeSection(workers=workers)) as place:
         counts = stage.run(section, place)
     typer.echo(f"{path}: " + (", ".join(f"{v:,} {k}" for k, v in counts.items()) or "was there"))
+    if compare is not None:
+        _compare_mock(path, compare)
+
+
+def _compare_mock(release: Path, real: Path) -> None:
+    """Write the page of a mock release beside real files, and say what is met."""
+    from spectra_scale.compare.page import page_folder, write_page
+    from spectra_scale.compare.run import CompareSettings, compare
+    from spectra_scale.compare.verdicts import asked
+
+    found = compare(release, real, CompareSettings(), lambda text: typer.echo(text, err=True))
+    for item in asked(found.numbers):
+        typer.echo(f"{item.verdict:12s} {item.found:8.3f}  {item.what}: {item.target}")
+    typer.echo(f"page: {write_page(found, page_folder(release))}")
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
