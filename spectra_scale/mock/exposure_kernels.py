@@ -74,7 +74,8 @@ def expose_kernel(raw: Raw, curves: Curves, fibers: Fibers, errors: Errors) -> N
         _shine(sky, curves.continuum, curves.lines, (fibers.sky[i], fibers.lines[i]))
         blue, change = fibers.error_blue[i], fibers.error_red[i] - fibers.error_blue[i]
         for p in range(n_pixels):
-            sigma[p] = np.sqrt(variance[p]) * (blue + change * curves.red[p])
+            error = curves.width[p] * (blue + change * curves.red[p])
+            sigma[p] = error * np.sqrt(variance[p])
         telluric = fibers.telluric[i]
         for p in range(n_pixels):
             flux[p] = light[p] * (ONE + telluric * curves.telluric[p])
@@ -126,9 +127,9 @@ def _quote(
 def _correlate(flux: Singles, white: Singles, sigma: Singles, curves: Curves) -> None:
     """Add noise: a moving average of white noise, which starts three pixels earlier."""
     for p in range(len(flux)):
-        noise = white[p + 3] + curves.lag1[p] * white[p + 2]
+        noise = curves.lag0[p] * white[p + 3] + curves.lag1[p] * white[p + 2]
         noise += curves.lag2[p] * white[p + 1] + curves.lag3[p] * white[p]
-        flux[p] += sigma[p] * curves.width[p] * noise
+        flux[p] += sigma[p] * noise
 
 
 @compiled

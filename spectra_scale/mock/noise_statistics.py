@@ -51,7 +51,18 @@ def noise_statistics(
     Pulls are ``(flux - model) sqrt(ivar)`` less their running median over `WINDOW` pixels, which
     takes out what the model misses on scales of a line and more; the median itself takes 3 % off
     their width. Correlations leave out pulls beyond 5. Both are robust to lines that the model
-    lacks. The median over 196 real legacy files is a width of 0.98, over 71 of BOSS 0.93.
+    lacks. Medians over real files, and over mock spectra of the same best fits (24 plates):
+
+    ======  =====  =====  =====  ==========
+    files   width  lag 1  lag 2  variance 4
+    ======  =====  =====  =====  ==========
+    legacy  0.983  0.143  -0.03  1.16
+    mock    0.981  0.140  -0.04  1.15
+    BOSS    0.943  0.204  -0.08  1.09
+    mock    0.936  0.203  -0.09  1.10
+    ======  =====  =====  =====  ==========
+
+    Without taking out a running median, legacy pulls correlate at 0.18: the median takes off 0.03.
 
     Parameters
     ----------

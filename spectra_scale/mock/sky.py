@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument_tables import DISPERSION
-from spectra_scale.mock.sky_lines import SKY_CONTINUUM, SKY_LINES
+from spectra_scale.mock.sky_lines import (
+    SKY_CONTINUUM,
+    SKY_DETAIL,
+    SKY_DETAIL_START,
+    SKY_DETAIL_STEP,
+    SKY_LINES,
+)
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -59,12 +65,15 @@ def sky_templates(wave: Floats, sigma: Floats, *, is_legacy: bool, scale: float)
         Vacuum wavelength and Gaussian sigma of the instrument, Å, shape (pixel,).
     is_legacy
         Whether to take the continuum of the legacy files. Their lines are 1.75 times those of
-        BOSS: larger fibres, and a calibration to point sources.
+        BOSS, larger fibres and a calibration to point sources, and 12 % broader than wdisp says.
     scale
         Of all of it, for a fibre of another size.
     """
     centre, area, knots = _table()
     continuum = np.interp(np.log(wave), np.log(knots[:, 0]), knots[:, 1 if is_legacy else 2])
+    detail = np.array(SKY_DETAIL.split(), dtype=np.float64) / 100
+    middle = SKY_DETAIL_START + SKY_DETAIL_STEP * (np.arange(len(detail)) + 0.5) - 0.5
+    continuum *= np.interp(1e4 * np.log10(wave), middle, detail, left=1.0, right=1.0)
     bands = np.zeros((len(LINE_BANDS) - 1, len(wave)))
     which = np.digitize(centre, LINE_BANDS) - 1
     step = np.gradient(wave)
@@ -72,7 +81,7 @@ def sky_templates(wave: Floats, sigma: Floats, *, is_legacy: bool, scale: float)
         if not wave[0] < one < wave[-1]:
             continue
         at = int(np.searchsorted(wave, one))
-        width = float(np.hypot(sigma[at], _REBINNED * step[at]))
+        width = float(np.hypot(sigma[at], _REBINNED * step[at])) * (1.12 if is_legacy else 1.0)
         near = slice(max(at - 8, 0), at + 9)
         bands[band, near] += flux / width * np.exp(-0.5 * ((wave[near] - one) / width) ** 2)
     return SkyTemplates(scale * continuum, scale * bands)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.errors import UsageError
-from spectra_scale.mock.instrument_tables import DISPERSION, NOISE, VARIANCE
-from spectra_scale.mock.sky import LINE_BANDS, Floats, Night, Singles, draw_night, sky_templates
+from spectra_scale.mock.instrument_tables import DISPERSION, NOISE, ROUGHNESS, VARIANCE
+from spectra_scale.mock.sky import Floats, Night, Singles, draw_night, sky_templates
 
 # First and last native index of the longest grid a plate may have: legacy and BOSS files start
 # and end within a few pixels of each other.
@@ -35,13 +35,17 @@ class Curves(NamedTuple):
     tilt, bend
         How the logarithm of a fibre's variance differs from the mean fibre's.
     width
-        True over quoted noise, over the norm of the moving average.
-    lag1, lag2, lag3
-        Weights of the moving average that correlates the noise.
+        True over quoted noise.
+    lag0, lag1, lag2, lag3
+        Weights of the moving average that correlates the noise, of unit norm.
     telluric
         Depth of the oxygen and water bands, 0 to 1.
     red
         1 in the red camera, 0 in the blue.
+    noise_lines
+        Sky lines as the quoted variance knows them, smoother than the sky itself.
+    rough
+        Scatter of ivar from pixel to pixel over its value in the middle of a camera.
     """
 
     read: Singles
@@ -52,11 +56,14 @@ class Curves(NamedTuple):
     tilt: Singles
     bend: Singles
     width: Singles
+    lag0: Singles
     lag1: Singles
     lag2: Singles
     lag3: Singles
     telluric: Singles
     red: Singles
+    noise_lines: Singles
+    rough: Singles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +166,7 @@ class _Design:
     continuum: Floats
     bands: Floats
     telluric: Floats
+    rough: Floats
     red: NDArray[np.bool_]
 
 
@@ -190,8 +198,8 @@ def _telluric(wave: Floats) -> Floats:
 def moving_average(correlation: Floats) -> Floats:
     """Weights of the moving average whose neighbours are correlated as given.
 
-    Noise ``w_i + c_1 w_{i-1} + c_2 w_{i-2} + c_3 w_{i-3}`` of white w has the autocovariance
-    ``sum_j c_j c_{j+k}`` at lag k (c_0 = 1), solved here by fixed point.
+    Noise ``c_0 w_i + c_1 w_{i-1} + c_2 w_{i-2} + c_3 w_{i-3}`` of unit white noise w has the
+    autocovariance ``sum_j c_j c_{j+k}`` at lag k, solved here by fixed point.
 
     Parameters
     ----------
@@ -201,15 +209,17 @@ def moving_average(correlation: Floats) -> Floats:
     Returns
     -------
     Floats
-        c_1, c_2, c_3 and the norm ``sqrt(1 + c_1² + c_2² + c_3²)``, shape (4, pixel).
+        c_0 to c_3, of unit norm, shape (4, pixel).
     """
+    c0 = np.ones_like(correlation[0])
     c1, c2, c3 = correlation.copy()
     for _ in range(60):
         power = 1 + c1**2 + c2**2 + c3**2
         c3 = correlation[2] * power
         c2 = correlation[1] * power - c1 * c3
         c1 = (correlation[0] * power - c2 * c3) / (1 + c2)
-    return np.stack([c1, c2, c3, np.sqrt(1 + c1**2 + c2**2 + c3**2)])
+    weights = np.stack([c0, c1, c2, c3])
+    return np.asarray(weights / np.sqrt((weights**2).sum(axis=0)))
 
 
 @lru_cache(maxsize=5)
@@ -230,7 +240,8 @@ def _design(name: str) -> _Design:
     # Less light at the bottom of a band is divided back: noise peaks there, in the files by 1.7
     # for bright objects and by 3 for faint ones at 7607 Å.
     if is_log:
-        variance[:2] *= 1 + np.array([[2.0], [0.7]]) * telluric
+        oxygen = np.where(wave < 7700, telluric, 0.0)
+        variance[:2] *= 1 + np.array([[2.0], [0.7]]) * oxygen
     red = wave > {"sdss": 5930.0, "boss": 6000.0}.get(name, 0.0)
     return _Design(
         wave=wave,
@@ -242,6 +253,7 @@ def _design(name: str) -> _Design:
         continuum=sky.continuum,
         bands=sky.bands,
         telluric=telluric,
+        rough=_knots(ROUGHNESS[name], wave)[0],
         red=red,
     )
 
@@ -292,35 +304,23 @@ def desi_arms(rng: np.random.Generator) -> tuple[Spectrograph, Spectrograph, Spe
 
 def _set_up(name: str, cut: slice, night: Night) -> Spectrograph:
     design = _design(name)
-    wave, red = design.wave[cut], design.red[cut]
-    x = np.log(wave / 6000.0)
-    continuum = design.continuum[cut] * night.continuum * np.exp(-night.blue * x)
+    wave = design.wave[cut]
+    continuum = design.continuum[cut] * night.continuum * (wave / 6000.0) ** -night.blue
     bands = design.bands[:, cut] * night.bands[:, None]
     lines = bands.sum(axis=0)
-    read, photon, weight = design.variance[:, cut]
-    read, photon = np.exp(night.depth) * read, np.exp(night.depth) * photon
+    curves = _curves(name, cut, night, continuum, lines)
     contrast = np.where(wave > 5500, lines / continuum, 0.0)
     share = night.bright_share
-    tilt, bend = _fibre_shapes(name, wave)
-    c1, c2, c3, norm = design.lags[:, cut]
-    # Beyond what the quoted errors know, at the lines themselves.
-    excess = np.minimum(lines / continuum / 4, 1) * (wave > 7000)
-    width = design.noise[cut] * (1 + (0.22 if name == "sdss" else 0.03) * excess)
-    curves = Curves(
-        *(
-            np.ascontiguousarray(curve, dtype=np.float32)
-            for curve in (read, photon, weight, continuum, lines, tilt, bend, width / norm,
-                          c1, c2, c3, design.telluric[cut], red)
-        )
-    )  # fmt: skip
     return Spectrograph(
         name=name,
         first_pixel=_LOG_GRIDS[name][0] + (cut.start or 0) if name in _LOG_GRIDS else 0,
         wave=wave,
         wdisp=design.wdisp[cut].astype(np.float32),
         wdisp_slope=design.wdisp_slope[cut].astype(np.float32),
-        variance_sky=read + photon * weight * (continuum + lines),
-        variance_flux=photon,
+        variance_sky=np.asarray(
+            curves.read + curves.photon * curves.sky_weight * (continuum + curves.noise_lines)
+        ),
+        variance_flux=curves.photon.astype(np.float64),
         sky=continuum + lines,
         lines=lines,
         bright=contrast > np.quantile(contrast, 1 - share),
@@ -329,6 +329,39 @@ def _set_up(name: str, cut: slice, night: Night) -> Spectrograph:
         curves=curves,
         band_lines=bands.astype(np.float32),
     )
+
+
+def _curves(name: str, cut: slice, night: Night, continuum: Floats, lines: Floats) -> Curves:
+    design = _design(name)
+    wave = design.wave[cut]
+    read, photon, weight = design.variance[:, cut]
+    lag0, lag1, lag2, lag3 = design.lags[:, cut]
+    tilt, bend = _fibre_shapes(name, wave)
+    # Legacy errors do not know all of the noise at the lines themselves: pulls of BRIGHTSKY
+    # pixels redwards of 7200 Å are 1.31 wide, others 1.03 (BOSS: 0.97 and 0.89).
+    excess = np.minimum(lines / continuum / 4, 1) * (wave > 7000)
+    # Exposures a fraction of a pixel apart are added up: their noise at a line is smeared.
+    smear = (0.06, 0.88, 0.06) if name == "sdss" else (0.0, 1.0, 0.0)
+    curves: dict[str, NDArray[Any]] = {
+        "read": np.exp(night.depth) * read,
+        "photon": np.exp(night.depth) * photon,
+        "sky_weight": weight,
+        "continuum": continuum,
+        "lines": lines,
+        "tilt": tilt,
+        "bend": bend,
+        "width": design.noise[cut] * (1 + (0.28 if name == "sdss" else 0.03) * excess),
+        "lag0": lag0,
+        "lag1": lag1,
+        "lag2": lag2,
+        "lag3": lag3,
+        "telluric": design.telluric[cut],
+        "red": design.red[cut],
+        "noise_lines": np.convolve(lines, smear, mode="same"),
+        "rough": design.rough[cut],
+    }
+    singles = {key: np.ascontiguousarray(curve, np.float32) for key, curve in curves.items()}
+    return Curves(**singles)
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -350,6 +383,3 @@ def _fibre_shapes(name: str, wave: Floats) -> tuple[Floats, Floats]:
     tilt = np.interp(t, (-1, -0.7, -0.3, 0, 0.5, 1), (-1.9, -1.6, -0.7, 0, 0.8, 1.2))
     bend = np.interp(t, (-1, -0.8, -0.4, 0, 0.5, 0.9, 1), (2.6, 1.3, -0.3, -0.5, -0.3, 0.7, 1.8))
     return tilt, bend
-
-
-N_BANDS = len(LINE_BANDS) - 1
