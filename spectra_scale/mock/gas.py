@@ -24,7 +24,7 @@ from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti, kauffmann, kewley,
 from spectra_scale.mock.population import Floats
 
 #: EW(Hα) (Å) of a population of 10 Myr by itself, dust apart.
-_EW_YOUNG = 900.0
+_EW_YOUNG = 740.0
 # By kind: median EW(Hα) (Å) and scatter (dex) of what does not come from young stars.
 _EW_OTHER = {
     SEYFERT: (12.0, 0.30), LINER: (3.6, 0.20), BROAD: (5.5, 0.33), RETIRED: (0.86, 0.13),
@@ -97,7 +97,7 @@ def draw_gas(
     ew_other = median * 10 ** (scatter * normal[1])
     # Where both a nucleus and young stars shine, by how much of Hα: composites in the middle.
     mixed = kind == COMPOSITE
-    share = np.clip(rng.beta(1.3, 4.2, n), 0.06, 0.85)
+    share = np.clip(rng.beta(1.2, 5.0, n), 0.06, 0.85)
     ew_other = np.where(mixed, ew_stars * share / (1 - share), ew_other)
     ew_ha = ew_stars + ew_other
     nuclear = np.divide(ew_other, ew_ha, out=np.ones(n), where=ew_ha > 0)
@@ -109,7 +109,7 @@ def draw_gas(
     ratios *= 10 ** (-0.4 * dust[:, None] * (curve - curve[HA]))
     active = np.isin(kind, (SEYFERT, BROAD, LINER, COMPOSITE, QUASAR))
     wing = np.where(active, np.clip(0.30 + 0.20 * normal[2], 0, 0.8), 0.0)
-    wing = np.where(kind == COMPOSITE, 0.5 * wing, wing)
+    wing = np.where(kind == COMPOSITE, 0.3 * wing, wing)
     sigma = _widths(kind, log_mass, normal[3])
     return Gas(
         ew_ha=ew_ha,
@@ -152,7 +152,7 @@ def _places(
     liner_y = np.maximum(0.33 + 0.16 * normal[3], kewley(liner_x) + 0.05)
     low = np.isin(kind, (LINER, RETIRED, PASSIVE, POST_STARBURST))
     # Most composites hide a LINER-like source: mixing with a Seyfert would lift [O III] too much.
-    low |= (kind == COMPOSITE) & (rng.random(n) < 0.85)
+    low |= (kind == COMPOSITE) & (rng.random(n) < 0.93)
     none = np.isin(kind, (STAR, BL_LAC))
     source_x = np.where(low, liner_x, seyfert_x)
     source_y = np.where(low, liner_y, seyfert_y)

@@ -31,11 +31,11 @@ from spectra_scale.mock.population import (
 # Bins of look-back time (Gyr) around the ages 0.01, 0.05, 0.2, 0.5, 1, 2.5, 6 and 12 Gyr, and
 # M/L at 5500 Å of each, in the Sun's: about those of Bruzual & Charlot (2003), Chabrier, solar.
 _EDGES = np.array([0.0, 0.02, 0.1, 0.35, 0.7, 1.6, 4.0, 8.5, 13.0])
-_MASS_TO_LIGHT = np.array([0.019, 0.08, 0.22, 0.46, 0.80, 1.65, 2.2, 2.9])
+_MASS_TO_LIGHT = np.array([0.0165, 0.075, 0.25, 0.58, 1.0, 1.75, 2.2, 2.9])
 _BEGIN = 12.8
 # By kind: log τ (Gyr) at 2·10¹⁰ solar masses, and its scatter.
 _LOG_TAU = {
-    STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.46, 0.11), SEYFERT: (0.74, 0.15),
+    STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.43, 0.11), SEYFERT: (0.74, 0.15),
     LINER: (0.32, 0.10), BROAD: (0.50, 0.16), RETIRED: (0.12, 0.08), PASSIVE: (0.05, 0.08),
     EXTREME: (0.80, 0.15), POST_STARBURST: (0.20, 0.10), QUASAR: (0.55, 0.15),
 }  # fmt: skip

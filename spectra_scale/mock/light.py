@@ -136,7 +136,7 @@ def _model(objects: Objects, wave: Floats) -> Floats:
     galaxy = old + young * 10 ** (-0.4 * objects.dust_birth[:, None] * curve)
     galaxy *= (1 - share) * 10 ** (-0.4 * objects.dust_stars[:, None] * curve)
     templates = nuclear_templates()[_template(nucleus.fwhm)[:, None], index]
-    bright = (wave / 5100.0) ** nucleus.slope[:, None] * np.maximum(wave / 6300.0, 1.0) ** RED_BEND
+    bright = (wave / 5100.0) ** nucleus.slope[:, None] * np.maximum(wave / 5600.0, 1.0) ** RED_BEND
     bright = bright + np.einsum("nmc,nc->nm", templates, _extras(objects))
     plain = attenuation(wave, np.zeros((len(wave), 1)))
     bright = bright * share * 10 ** (-0.4 * nucleus.dust[:, None] * plain)

@@ -15,9 +15,9 @@ from spectra_scale.mock.population import LIGHT_KM_S, LOG_START, LOG_STEP, N_RES
 _STRIDE = 2
 _COARSE = 16
 _LN10 = log(10.0)
-_LOG_5100, _LOG_6300 = 3.7075701760979363, 3.7993405494535817
-# What is added to the slope of the power law beyond 6300 Å.
-RED_BEND = 1.2
+_LOG_5100, _LOG_5600 = 3.7075701760979363, 3.7481880270062002
+# What is added to the slope of the power law beyond 5600 Å.
+RED_BEND = 0.65
 _CURVE = calzetti(rest_wave()[:: _STRIDE * _COARSE]).astype(np.float32)
 
 
@@ -36,7 +36,7 @@ def _smooth(p, first, n, galaxy, birth, nucleus):  # type: ignore[no-untyped-def
         if p[5] > 0.0:
             dust = p[5] * exp(-0.4 * _LN10 * p[7] * curve)
             # Warm dust lifts the power law to the red.
-            red = max(log_wave - _LOG_6300, 0.0)
+            red = max(log_wave - _LOG_5600, 0.0)
             nucleus[c, 0] = dust * exp(_LN10 * (p[6] * (log_wave - _LOG_5100) + RED_BEND * red))
             nucleus[c, 1] = dust
 

@@ -66,18 +66,18 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     share = np.select([has_broad, is_lac], [1 - host, rng.uniform(0.6, 0.97, n)], 0.0)
     share = np.where(kind == SEYFERT, 0.20 * rng.random(n), share)
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
-    dust = np.minimum(rng.exponential(0.6, n) * (rng.random(n) < 0.5) + 0.03, 3.0)
+    dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.03, 3.0)
     fwhm = np.clip(5000 * 10 ** (0.17 * normal[0]), 1300, 14000)
     iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.30 * normal[1]), 0.003, 0.6)
     red = iron * 10 ** (0.10 * normal[2])
     on = has_broad * 1.0
     return Nuclei(
         share=share,
-        slope=np.where(is_lac, -1.3, -1.1) + 0.42 * normal[3],
+        slope=np.where(is_lac, -1.3, -1.1) + 0.58 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
         balmer_continuum=on * 0.30 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
-        broad_ew=on * 125 * 10 ** (0.15 * normal[5]),
+        broad_ew=on * 115 * 10 ** (0.15 * normal[5]),
         fwhm=on * fwhm,
         ratios=_ratios(n, rng),
         **_profiles(fwhm, rng),
@@ -93,18 +93,18 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     """Core, wing and bump of each object: shares, velocities and widths."""
     n = len(fwhm)
     normal = rng.standard_normal((4, n))
-    wing = np.clip(0.36 + 0.13 * normal[0], 0.05, 0.75)
+    wing = np.clip(0.35 + 0.13 * normal[0], 0.05, 0.75)
     # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
     double = rng.random(n) < 0.08
     bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))
-    side = np.where(rng.random(n) < 0.65, 1.0, -1.0)
+    side = np.where(rng.random(n) < 0.55, 1.0, -1.0)
     shift = side * rng.uniform(0.35, 0.9, n) * fwhm
     core = np.clip(1 - wing - bump, 0.1, None)
     parts = np.stack([core, wing, bump], axis=1)
-    drift = fwhm * (0.035 + 0.07 * normal[1])
-    offsets = np.stack([drift, drift + 0.12 * fwhm * normal[2], drift + shift], axis=1)
+    drift = fwhm * (0.01 + 0.07 * normal[1])
+    offsets = np.stack([drift, drift + fwhm * (0.08 + 0.14 * normal[2]), drift + shift], axis=1)
     widths = np.stack(
-        [np.ones(n), np.clip(2.25 + 0.35 * normal[3], 1.5, 3.5), rng.uniform(0.7, 1.5, n)], axis=1
+        [np.ones(n), np.clip(2.6 + 0.4 * normal[3], 1.5, 4.0), rng.uniform(0.7, 1.5, n)], axis=1
     )
     return {
         "parts": parts / parts.sum(axis=1, keepdims=True),

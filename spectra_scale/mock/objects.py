@@ -17,6 +17,7 @@ from spectra_scale.mock.gas import Gas, balmer_dust, draw_gas
 from spectra_scale.mock.histories import light_weights
 from spectra_scale.mock.kinds import (
     BROAD,
+    COMPOSITE,
     EXTREME,
     KINDS,
     POST_STARBURST,
@@ -41,7 +42,7 @@ _MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.0, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8,
 # log M/L_r over the Sun's.
 _LOG_MASS_TO_LIGHT = (0.08, 0.22, 0.25, 0.38, 0.25, 0.42, 0.45, 0.42, -0.75, 0.2, 0.0, 0.25)
 # A_V of the stars without H II regions: mean of a gamma distribution (mag).
-_DUST = (0.0, 0.0, 0.35, 0.35, 0.35, 0.20, 0.17, 0.1, 0.0, 0.35, 0.05, 0.1)
+_DUST = (0.0, 0.0, 0.35, 0.35, 0.35, 0.25, 0.22, 0.1, 0.0, 0.35, 0.05, 0.1)
 Z_RANGE = (0.0502, 0.3598)
 
 
@@ -127,8 +128,8 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     log_mass = _log_mass(kind, redshift, magnitude) + 0.08 * normal[1]
     weights, metallicity = light_weights(kind, log_mass, rng)
     balmer = balmer_dust(log_mass, rng)
-    forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == 1)
-    share = np.clip(0.425 + 0.13 * normal[2], 0.05, 0.85)
+    forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == COMPOSITE)
+    share = np.clip(np.where(kind == COMPOSITE, 0.50, 0.47) + 0.13 * normal[2], 0.05, 0.85)
     diffuse = _of(_DUST, kind) * rng.gamma(2.0, 0.5, n)
     # The Milky Way's own dust is part of what is seen: some hundredths of a magnitude in B - V.
     diffuse = np.where(forming, balmer * share, diffuse) + 0.07 * 10 ** (0.25 * normal[3])
