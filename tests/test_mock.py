@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spectra_scale.mock.light import Continuum, emission, render
 from spectra_scale.mock.linerows import portsmouth_rows
-from spectra_scale.mock.lines import HA, LINE_WAVE, calzetti
-from spectra_scale.mock.objects import draw_objects
 from spectra_scale.mock.observation import observe_plate
-from spectra_scale.mock.population import populations, rest_wave, vacuum
 from spectra_scale.mock.rows import catalogue_rows
 from spectra_scale.mock.settings import MockSettings, plan
 from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
@@ -42,102 +38,12 @@ def test_a_repeat_sees_the_same_objects_through_other_noise():
     assert repeat.mjd != source.mjd
 
 
-def test_wavelengths_are_moved_to_vacuum():
-    # Hα and [O III] in air and in vacuum, science.md section 9.
-    np.testing.assert_allclose(vacuum(np.array([6562.80, 5006.84])), [6564.61, 5008.24], atol=0.02)
-
-
-def test_the_attenuation_curve_is_one_in_v_and_falls_to_the_red():
-    assert calzetti(np.array([5500.0]))[0] == pytest.approx(1.0, abs=0.005)
-    # The published halves of the curve miss each other by half a per cent at 6300 Å.
-    assert np.all(np.diff(calzetti(np.linspace(1300, 15000, 500))) < 0.006)
-
-
-def test_the_4000_angstrom_break_grows_with_age():
-    wave, light = rest_wave(), populations().light[2].astype(float)
-    breaks = np.array([break_4000(wave, light[:, age]) for age in range(light.shape[1])])
-    assert np.all(np.diff(breaks) > 0)
-    # Young populations have hardly a break, the oldest galaxies of SDSS reach 2.0-2.1.
-    assert breaks[0] < 1.1
-    assert 1.9 < breaks[-1] < 2.15
-
-
-def test_hdelta_absorption_peaks_at_intermediate_age():
-    wave, light = rest_wave(), populations().light[2].astype(float)
-    line = (wave > 4092) & (wave < 4114)
-    side = ((wave > 4050) & (wave < 4075)) | ((wave > 4130) & (wave < 4155))
-    depth = 1 - light[line].mean(axis=0) / light[side].mean(axis=0)
-    # A stars rule at half a Gyr (index 3).
-    assert depth.argmax() in {2, 3}
-    assert depth[3] > 0.15
-
-
 def break_4000(wave: np.ndarray, flux: np.ndarray) -> float:
     """D4000n from its definition: mean F_ν of 4000-4100 over 3850-3950 Å (air)."""
     red = (wave > 4001.13) & (wave < 4101.16)
     blue = (wave > 3851.09) & (wave < 3951.12)
     nu = flux * wave**2
     return float(nu[red].mean() / nu[blue].mean())
-
-
-def test_light_has_the_magnitude_it_was_given():
-    task = first_task(ONE_PLATE)
-    objects = draw_objects(task, ONE_PLATE)
-    continuum = Continuum.of(objects)
-    level = continuum.at(6166.0 / (1 + objects.redshift[:, None]))[:, 0]
-    # AB: f_λ = 10**(-0.4 (m + 2.408)) / λ², λ in Å, in erg/s/cm²/Å.
-    expected = 1e17 * 10 ** (-0.4 * (objects.magnitude + 2.408)) / 6166.0**2
-    np.testing.assert_allclose(level, expected, rtol=2e-3)
-
-
-def test_a_line_holds_its_flux_whatever_the_instrument_does_to_its_shape():
-    task = first_task(ONE_PLATE)
-    objects = draw_objects(task, ONE_PLATE)
-    continuum = Continuum.of(objects)
-    lines = emission(objects, continuum)
-    first, wdisp = 35_500, np.full(4700, 1.1, dtype=np.float32)
-    log_wave = 1e-4 * (first + np.arange(4700))
-    wave = 10**log_wave
-    pixel = np.log10(lines.wave * (1 + objects.redshift[:, None])) * 1e4 - first
-    # Lines well within the grid: wings of the broadest reach 300 pixels at 5.5 sigma.
-    flux = lines.flux * ((pixel > 350) & (pixel < 4350))
-    inner, nothing = (type(lines)(lines.wave, f, lines.sigma) for f in (flux, 0 * flux))
-    light = render(continuum, inner, log_wave, wdisp * 69.03).astype(float)
-    light -= render(continuum, nothing, log_wave, wdisp * 69.03)
-    total, expected = light @ (wave * np.log(10) * 1e-4), flux.sum(axis=1)
-    strong = (expected > 50) & (objects.fwhm < 5000)
-    assert strong.sum() > 20
-    # A pixel's width changes by 0.2 % over the wings of a broad line.
-    np.testing.assert_allclose(total[strong], expected[strong], rtol=3e-3)
-
-
-def test_line_widths_add_in_quadrature_to_the_instrument():
-    task = first_task(ONE_PLATE)
-    objects = draw_objects(task, ONE_PLATE)
-    continuum = Continuum.of(objects)
-    lines = emission(objects, continuum)
-    one = np.zeros_like(lines.flux)
-    one[:, HA] = 100.0
-    single = type(lines)(lines.wave, one, lines.sigma)
-    nothing = type(lines)(lines.wave, one * 0, lines.sigma)
-    first, wdisp = 35_500, np.full(4700, 1.2, dtype=np.float32)
-    log_wave = 1e-4 * (first + np.arange(4700))
-    line = render(continuum, single, log_wave, wdisp * 69.03) - render(
-        continuum, nothing, log_wave, wdisp * 69.03
-    )
-    line = np.maximum(line.astype(float), 0)
-    pixel = np.arange(4700)
-    index = np.flatnonzero((objects.redshift < 0.3) & (objects.redshift > 0.01))[:30]
-    for i in index:
-        near = np.abs(pixel - line[i].argmax()) < 15
-        mean = np.average(pixel[near], weights=line[i, near])
-        width = np.sqrt(np.average((pixel[near] - mean) ** 2, weights=line[i, near]))
-        expected = np.sqrt((objects.sigma_gas[i] / 69.03) ** 2 + 1.2**2 + 1 / 12)
-        # Float32 sums on a continuum of tens, over 30 pixels.
-        assert width == pytest.approx(expected, rel=0.03)
-        assert 10 ** (1e-4 * (first + mean)) == pytest.approx(
-            LINE_WAVE[HA] * (1 + objects.redshift[i]), rel=2e-5
-        )
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +104,10 @@ def test_the_survey_has_the_depth_the_redshifts_and_the_breaks_of_sdss(survey):
     rows, _, breaks = survey
     rows = rows[selected(rows)]
     assert 0.10 < np.median(rows["Z"]) < 0.125
-    peak = np.histogram(rows["Z"], np.arange(0.05, 0.37, 0.01))[0].argmax()
-    assert 0.065 <= 0.055 + 0.01 * peak <= 0.105
+    # Near 0.08; smoothed, since a bin of 0.01 holds 350 spectra with an error of 5 %.
+    grid = np.arange(0.06, 0.2, 0.001)
+    density = np.exp(-0.5 * ((rows["Z"][:, None] - grid) / 0.01) ** 2).sum(axis=0)
+    assert 0.07 < grid[density.argmax()] < 0.1
     assert 12 < np.median(rows["SN_MEDIAN_ALL"]) < 15.5
     low, high = np.percentile(rows["SN_MEDIAN_ALL"], (1, 99))
     assert 3.5 < low < 8

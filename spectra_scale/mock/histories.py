@@ -36,7 +36,7 @@ _BEGIN = 12.8
 # By kind: log τ (Gyr) at 2·10¹⁰ solar masses, and its scatter.
 _LOG_TAU = {
     STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.43, 0.11), SEYFERT: (0.74, 0.15),
-    LINER: (0.32, 0.10), BROAD: (0.50, 0.16), RETIRED: (0.12, 0.08), PASSIVE: (0.05, 0.08),
+    LINER: (0.32, 0.10), BROAD: (0.50, 0.16), RETIRED: (0.20, 0.10), PASSIVE: (0.13, 0.10),
     EXTREME: (0.80, 0.15), POST_STARBURST: (0.20, 0.10), QUASAR: (0.55, 0.15),
 }  # fmt: skip
 _QUIET = (RETIRED, PASSIVE, POST_STARBURST)
@@ -84,8 +84,8 @@ def light_weights(
     light = mass / _MASS_TO_LIGHT
     light += _frosting(kind, light.sum(axis=1), rng)
     light /= light.sum(axis=1, keepdims=True)
-    metallicity = -0.12 + 0.26 * (log_mass - 10.6) + 0.13 * rng.standard_normal(n)
-    metallicity = np.clip(metallicity, -0.5, 0.3)
+    metallicity = -0.21 + 0.26 * (log_mass - 10.6) + 0.13 * rng.standard_normal(n)
+    metallicity = np.clip(metallicity, -0.5, 0.2)
     return _spread(light, metallicity, rng), metallicity
 
 
@@ -109,7 +109,7 @@ def _frosting(kind: np.ndarray, light: Floats, rng: np.random.Generator) -> Floa
     """Light of stars younger than 2 Gyr in quiet galaxies; most of it after a starburst."""
     n = len(kind)
     quiet = np.isin(kind, (RETIRED, PASSIVE, LINER))
-    amount = np.where(quiet, 10 ** rng.normal(-1.7, 0.45, n), 0.0)
+    amount = np.where(quiet, 10 ** rng.normal(-1.6, 0.40, n), 0.0)
     # One quiet galaxy in six, the green valley, has formed stars within the last Gyr or two.
     valley = quiet & (rng.random(n) < 0.16)
     amount = np.where(valley, rng.uniform(0.06, 0.5, n), amount)
