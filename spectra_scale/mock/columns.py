@@ -91,6 +91,18 @@ SPEC1_G SPEC1_R SPEC1_I SPEC2_G SPEC2_R SPEC2_I Z_NOQSO Z_ERR_NOQSO ZWARNING_NOQ
 SUBCLASS_NOQSO RCHI2DIFF_NOQSO
 """
 
+# What a query of the Catalog Archive Server's table of line fits returns.
+CAS_LINES = np.dtype(
+    [("specObjID", "<u8"), ("plate", "<i4"), ("fiberID", "<i4"), ("mjd", "<i4"), ("ra", "<f8"),
+     ("dec", "<f8"), ("z", "<f4"), ("bpt", "S7"), ("velStars", "<f4"), ("redshift", "<f4"),
+     ("sigmaStars", "<f4"), ("sigmaStarsErr", "<f4"), ("chisq", "<f4"), ("ebmv", "<f4"),
+     ("ebmv_err", "<f4")]
+    + [
+        (form.format(line), "<i4" if form.startswith("Fit") else "<f4")
+        for line in ("OIII_5006", "NII_6583", "Hb_4861", "Ha_6562")
+        for form in ("Flux_{}", "Flux_{}_Err", "EW_{}", "EW_{}_Err", "Fit_Warning_{}", "AoN_{}")
+    ]
+)  # fmt: skip
 COADD = np.dtype(
     [
         ("flux", ">f4"),

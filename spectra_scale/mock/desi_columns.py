@@ -60,6 +60,19 @@ REDSHIFTS = table_type(f"TARGETID:K {_REDSHIFTS}")
 TSNR2 = table_type(f"TARGETID:K {_TSNR2}")
 ZCATALOG = table_type(_ZCATALOG)
 
+#: Lines of FASTSPEC that are written, and their index in `lines.LINES`.
+FASTSPEC_LINES = {
+    "OII_3726": 3, "OII_3729": 4, "NEIII_3869": 5, "HGAMMA": 10, "OIII_4363": 11, "HBETA": 15,
+    "OIII_4959": 16, "OIII_5007": 17, "OI_6300": 21, "NII_6548": 23, "HALPHA": 24, "NII_6584": 25,
+    "SII_6716": 26, "SII_6731": 27,
+}  # fmt: skip
+_LINE = "{0}_AMP:E {0}_FLUX:E {0}_FLUX_IVAR:E {0}_BOXFLUX:E {0}_EW:E {0}_EW_IVAR:E {0}_SIGMA:E "
+_LINE += "{0}_CHI2:E {0}_NPIX:J"
+FASTSPEC = table_type(
+    "TARGETID:K SURVEY:7A PROGRAM:6A HEALPIX:J Z:D VDISP:E VDISP_IVAR:E "
+    + " ".join(_LINE.format(name) for name in (*FASTSPEC_LINES, "HALPHA_BROAD", "HBETA_BROAD"))
+)
+
 FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
 IVAR_UNIT = "10**+34 (s2 cm4 Angstrom2) / erg2"
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.desi_columns import FLUX_UNIT, IVAR_UNIT, unit_cards
+from spectra_scale.mock.desi_lines import fastspec_rows
 from spectra_scale.mock.desi_observation import ARMS, DesiObservation, observe_healpix
 from spectra_scale.mock.desi_rows import (
     exposure_rows,
@@ -28,7 +29,7 @@ from spectra_scale.mock.observed_truth import truth_table
 from spectra_scale.mock.parts import write_part
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.task import NSIDE, MockTask
-from spectra_scale.mock.truth import object_columns
+from spectra_scale.mock.truth import failures, object_columns
 
 Rows = NDArray[Any]
 
@@ -62,12 +63,16 @@ def write_healpix(
         fits.write_atomically(coadd, _coadd_hdus(seen, (fibermap, exposures, scores))),
         fits.write_atomically(redrock, _redrock_hdus(seen, (redshifts, fibermap, exposures))),
     ]
-    tables = {"zcatalog": zcatalog_rows(seen, fibermap, scores, redshifts)}
-    write_part(folder, task, settings, tables, pa.table(_truth(seen, fibermap)))
-    return sizes, seen.spectype, 0
+    fastspec, _ = fastspec_rows(seen, fibermap["TARGETID"][seen.row])
+    tables = {
+        "zcatalog": zcatalog_rows(seen, fibermap, scores, redshifts),
+        "fastspec": fastspec,
+    }
+    write_part(folder, task, settings, tables, pa.table(_truth(seen, fibermap, fastspec)))
+    return sizes, seen.spectype, len(fastspec)
 
 
-def _truth(seen: DesiObservation, fibermap: Rows) -> dict[str, Any]:
+def _truth(seen: DesiObservation, fibermap: Rows, fastspec: Rows) -> dict[str, Any]:
     n, task = len(seen.row), seen.task
     ids = fibermap["TARGETID"][seen.row]
     columns = {
@@ -77,7 +82,8 @@ def _truth(seen: DesiObservation, fibermap: Rows) -> dict[str, Any]:
         "fiber": np.full(n, -1, dtype=np.int32),
         "artefact": [ARTEFACTS[a] for a in seen.artefact],
         "is_repeat": np.full(n, task.is_repeat),
-        "has_lines": np.zeros(n, dtype=np.bool_),
+        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
+        "has_lines": np.isin(ids, fastspec["TARGETID"]),
         **object_columns(seen.scene.objects, seen.scene.lines),
     }
     return truth_table(task, columns, seen.target)

@@ -26,7 +26,7 @@ N_PARTS = 6
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _mean(rest, ivar, free, log_rest, regions):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _mean(rest, ivar, free, log_rest, regions):  # type: ignore[no-untyped-def]
     total = 0.0
     weight = 0.0
     for k in range(2):
@@ -42,7 +42,7 @@ def _mean(rest, ivar, free, log_rest, regions):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def looks_broad(rest, ivar, free, log_rest, level):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def looks_broad(rest, ivar, free, log_rest, level):  # type: ignore[no-untyped-def]
     """Whether flux beside Hα or Hβ stands out over that farther away; `level` is the continuum."""
     for k in range(2):
         inner, inner_error = _mean(rest, ivar, free, log_rest, _INNER[k])
@@ -50,14 +50,14 @@ def looks_broad(rest, ivar, free, log_rest, level):  # type: ignore[no-untyped-d
         if inner_error > 0.0 and outer_error > 0.0:
             excess = inner - outer
             here = min(np.searchsorted(log_rest, _CENTRES[k]), level.shape[0] - 1)
-            if excess > _SEEN * sqrt(inner_error**2 + outer_error**2):
-                if excess > _SHARE * level[here]:
-                    return True
+            least = max(_SEEN * sqrt(inner_error**2 + outer_error**2), _SHARE * level[here])
+            if excess > least:
+                return True
     return False
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _fill(log_rest, low, high, centre, width, shift, share, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _fill(log_rest, low, high, centre, width, shift, share, out):  # type: ignore[no-untyped-def]
     """Add a Gaussian of flux `share` per dex of wavelength to `out`, pixels low to high."""
     s = width / _PER_DEX
     place = centre + shift * width / _PER_DEX
@@ -69,7 +69,7 @@ def _fill(log_rest, low, high, centre, width, shift, share, out):  # type: ignor
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _scale(rest, ivar, free, low, high, profile):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _scale(rest, ivar, free, low, high, profile):  # type: ignore[no-untyped-def]
     """Fit amplitude and a constant; returns amplitude, its error, the constant and the gain."""
     a = b = c = d = e = 0.0
     for j in range(low, high):
@@ -90,7 +90,7 @@ def _scale(rest, ivar, free, low, high, profile):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _search(rest, ivar, free, low, high, log_rest, centre, profile, parts):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _search(rest, ivar, free, low, high, log_rest, centre, profile, parts):  # type: ignore[no-untyped-def]
     """Best single Gaussian: fills width and shift of `parts`, returns its amplitude."""
     best = 0.0
     found = 0.0
@@ -106,14 +106,14 @@ def _search(rest, ivar, free, low, high, log_rest, centre, profile, parts):  # t
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def window(log_rest, centre):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def window(log_rest, centre):  # type: ignore[no-untyped-def]
     """Pixels within reach of a broad line."""
     reach = _REACH / _PER_DEX
     return np.searchsorted(log_rest, centre - reach), np.searchsorted(log_rest, centre + reach)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def find_profile(rest, ivar, free, log_rest, line, profile, parts):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def find_profile(rest, ivar, free, log_rest, line, profile, parts):  # type: ignore[no-untyped-def]
     """Profile of one broad line, Hα (0) or Hβ (1), as two Gaussians; False if there is none."""
     centre = _CENTRES[line]
     low, high = window(log_rest, centre)
@@ -135,7 +135,7 @@ def find_profile(rest, ivar, free, log_rest, line, profile, parts):  # type: ign
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def measure_broad(rest, ivar, free, log_rest, stretch, profile, parts, flux, error):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def measure_broad(rest, ivar, free, log_rest, stretch, profile, parts, flux, error):  # type: ignore[no-untyped-def]
     """Fit the profile `parts` to Hα, Hβ, Hγ and Hδ and take it out of `rest`.
 
     Fills flux and error, shape (4,), 0 where a line is not in the spectrum.
@@ -160,7 +160,7 @@ def measure_broad(rest, ivar, free, log_rest, stretch, profile, parts, flux, err
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def full_width(parts):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def full_width(parts):  # type: ignore[no-untyped-def]
     """FWHM (km/s) of a profile."""
     step = 25.0
     n = 1200

@@ -120,7 +120,7 @@ def _stellar(light: Singles) -> Floats:
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def bin_spectrum(flux, ivar, log_rest, weight, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def bin_spectrum(flux, ivar, log_rest, weight, value):  # type: ignore[no-untyped-def]
     """Add a spectrum into bins: Σ ivar to `weight`, and its weighted mean to `value`."""
     weight[:] = 0.0
     value[:] = 0.0
@@ -138,7 +138,7 @@ def bin_spectrum(flux, ivar, log_rest, weight, value):  # type: ignore[no-untype
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def fit_basis(basis, use, weight, value, x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def fit_basis(basis, use, weight, value, x):  # type: ignore[no-untyped-def]
     """Non-negative least squares for the shares `x` of the templates, by coordinate descent.
 
     Zeros where nothing can be fitted.
@@ -176,7 +176,7 @@ def fit_basis(basis, use, weight, value, x):  # type: ignore[no-untyped-def] # n
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def model_spectrum(fine, x, log_rest, low, high, model):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def model_spectrum(fine, x, log_rest, low, high, model):  # type: ignore[no-untyped-def]
     """Evaluate the continuum `x` of one dispersion at pixels low to high, linear in between."""
     if high <= low:
         return

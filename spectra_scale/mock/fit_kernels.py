@@ -82,7 +82,7 @@ class Work(NamedTuple):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def baseline(rest, ivar, free, low, high):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def baseline(rest, ivar, free, low, high):  # type: ignore[no-untyped-def]
     """Mean residual in pixels low to high that are `free` of lines, and its error; 0 if none."""
     total = 0.0
     weight = 0.0
@@ -96,7 +96,7 @@ def baseline(rest, ivar, free, low, high):  # type: ignore[no-untyped-def] # noq
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _add_profile(spec, line, ratio, motion, low, profile):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _add_profile(spec, line, ratio, motion, low, profile):  # type: ignore[no-untyped-def]
     """Add a Gaussian of flux `ratio` to `profile`, whose first pixel is `low`."""
     log_rest, width2, table = spec.log_rest, spec.width2, spec.table
     sigma, velocity = motion
@@ -113,7 +113,7 @@ def _add_profile(spec, line, ratio, motion, low, profile):  # type: ignore[no-un
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _solve_group(spec, group, motion, zero, work):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _solve_group(spec, group, motion, zero, work):  # type: ignore[no-untyped-def]
     """Normal equations of one group of components of common `motion` (width, velocity; km/s)."""
     table = spec.table
     first, last = table.group[group]
@@ -141,7 +141,7 @@ def _solve_group(spec, group, motion, zero, work):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _eliminate(work, n, keep):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _eliminate(work, n, keep):  # type: ignore[no-untyped-def]
     """Gauss-Jordan of the kept components, with the inverse; `work.small` is the scratch."""
     small = work.small
     small[:] = 0.0
@@ -165,7 +165,7 @@ def _eliminate(work, n, keep):  # type: ignore[no-untyped-def] # noqa: ANN001, A
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _invert(work, n):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _invert(work, n):  # type: ignore[no-untyped-def]
     """Solve up to three positive amplitudes; returns what they lower χ² by.
 
     Components that come out negative are taken out, the worst first (GANDALF's convention); they
@@ -180,9 +180,9 @@ def _invert(work, n):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         _eliminate(work, n, keep)
         worst = -1
         for c in range(n):
-            if keep[c] and work.small[c, n] < 0.0:
-                if worst < 0 or work.small[c, n] < work.small[worst, n]:
-                    worst = c
+            negative = keep[c] and work.small[c, n] < 0.0
+            if negative and (worst < 0 or work.small[c, n] < work.small[worst, n]):
+                worst = c
         if worst < 0:
             break
         keep[worst] = False
@@ -196,7 +196,7 @@ def _invert(work, n):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _gain(spec, groups, motion, work):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _gain(spec, groups, motion, work):  # type: ignore[no-untyped-def]
     """What lines of this motion lower χ² by, summed over groups."""
     total = 0.0
     for g in groups:
@@ -207,7 +207,7 @@ def _gain(spec, groups, motion, work):  # type: ignore[no-untyped-def] # noqa: A
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _find_velocity(spec, groups, sigma, work):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _find_velocity(spec, groups, sigma, work):  # type: ignore[no-untyped-def]
     """Velocity (km/s) by three parabolas, each half as wide as the last."""
     velocity = 0.0
     step = 60.0
@@ -225,7 +225,7 @@ def _find_velocity(spec, groups, sigma, work):  # type: ignore[no-untyped-def] #
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def find_motion(spec, groups, work):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def find_motion(spec, groups, work):  # type: ignore[no-untyped-def]
     """Width and velocity (km/s) of the narrow lines from the strongest of them, and the gain."""
     top = _gain(spec, groups, (95.0, 0.0), work)
     if top < 25.0:
@@ -249,7 +249,7 @@ def find_motion(spec, groups, work):  # type: ignore[no-untyped-def] # noqa: ANN
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def fit_groups(spec, motion, zero_error, work, flux, error):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def fit_groups(spec, motion, zero_error, work, flux, error):  # type: ignore[no-untyped-def]
     """Fill flux and its error (line,) for all groups that are in the spectrum."""
     table = spec.table
     for g in range(table.group.shape[0]):

@@ -28,7 +28,6 @@ from spectra_scale.mock.fit_continuum import (
     BIN_STEP,
     N_BASIS,
     N_BINS,
-    N_STELLAR,
     basis,
     bin_spectrum,
     fit_basis,
@@ -36,8 +35,15 @@ from spectra_scale.mock.fit_continuum import (
 )
 from spectra_scale.mock.fit_kernels import Spec, Table, Work, baseline, find_motion, fit_groups
 from spectra_scale.mock.lines import LINE_WAVE
-from spectra_scale.mock.population import DISPERSIONS, LIGHT_KM_S, LOG_START, LOG_STEP, N_REST
-from spectra_scale.mock.population import Floats, rest_wave
+from spectra_scale.mock.population import (
+    DISPERSIONS,
+    LIGHT_KM_S,
+    LOG_START,
+    LOG_STEP,
+    N_REST,
+    Floats,
+    rest_wave,
+)
 
 Singles = NDArray[np.float32]
 
@@ -189,7 +195,7 @@ def fit_lines(
 
 
 @njit(cache=True, fastmath=False, nogil=True)
-def _clean(flux, ivar, rest, weight):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _clean(flux, ivar, rest, weight):  # type: ignore[no-untyped-def]
     """Copy a spectrum to float64, with 0 and 0 where it is missing; how many pixels are not."""
     n = 0
     for j in range(flux.shape[0]):
@@ -201,7 +207,7 @@ def _clean(flux, ivar, rest, weight):  # type: ignore[no-untyped-def] # noqa: AN
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _continuum(templates, quiet, data, log_rest, bins, x, model):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _continuum(templates, quiet, data, log_rest, bins, x, model):  # type: ignore[no-untyped-def]
     """Fill the continuum; returns its dispersion as a real index of the templates'."""
     flux, ivar = data
     weight, value = bins
@@ -227,7 +233,7 @@ def _continuum(templates, quiet, data, log_rest, bins, x, model):  # type: ignor
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _broad(rest, ivar, free, log_rest, stretch, scratch, scalars):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _broad(rest, ivar, free, log_rest, stretch, scratch, scalars):  # type: ignore[no-untyped-def]
     """Measure broad lines and take them out of `rest`."""
     profile, parts = scratch
     flux = np.zeros(4)
@@ -244,7 +250,7 @@ def _broad(rest, ivar, free, log_rest, stretch, scratch, scalars):  # type: igno
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _cover(log_rest, ivar, table, windows, covered, fit):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
+def _cover(log_rest, ivar, table, windows, covered, fit):  # type: ignore[no-untyped-def]
     """Say which lines are in the spectrum, and in which pixels each group is fitted."""
     n = log_rest.shape[0]
     for m in range(table.log_wave.shape[0]):
@@ -264,7 +270,7 @@ def _cover(log_rest, ivar, table, windows, covered, fit):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
-def _fit_rows(log_wave, flux, ivar, redshift, width2, templates, table, windows, free, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0914, PLR0917
+def _fit_rows(log_wave, flux, ivar, redshift, width2, templates, table, windows, free, out):  # type: ignore[no-untyped-def]
     line_flux, line_error, level, covered, scalars = out
     n_pixels = log_wave.shape[0]
     n_groups = table.group.shape[0]

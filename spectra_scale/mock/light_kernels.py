@@ -22,7 +22,7 @@ _CURVE = calzetti(rest_wave()[:: _STRIDE * _COARSE]).astype(np.float32)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _smooth(p, first, n, galaxy, birth, nucleus):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _smooth(p, first, n, galaxy, birth, nucleus):  # type: ignore[no-untyped-def]
     """Fill attenuations of old and young stars, and power law and its dust, at coarse places."""
     for c in range(n):
         at = first + c
@@ -42,7 +42,7 @@ def _smooth(p, first, n, galaxy, birth, nucleus):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def add_light(light, nuclear, weights, template, parameters, log_wave, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def add_light(light, nuclear, weights, template, parameters, log_wave, out):  # type: ignore[no-untyped-def]
     """Add stars and nuclei of n objects to `out`, shape (n, pixel).
 
     `parameters` has a row an object: log(1+z), place among the dispersions, A_V diffuse, A_V birth
@@ -105,7 +105,7 @@ def add_light(light, nuclear, weights, template, parameters, log_wave, out):  # 
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def add_lines(centre, flux, sigma, log_wave, width_km_s, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def add_lines(centre, flux, sigma, log_wave, width_km_s, out):  # type: ignore[no-untyped-def]
     """Add Gaussian lines to `out`: log10 of the centres (Å) and fluxes, shape (n, line)."""
     n_pixels = out.shape[1]
     per_dex = LIGHT_KM_S * _LN10

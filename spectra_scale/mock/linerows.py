@@ -1,163 +1,164 @@
-"""Rows of the line tables, and of the truth, made from one observed plate."""
+"""Rows of the line tables of SDSS, from fits to noisy spectra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra_scale.mock.columns import PORTSMOUTH, SPZLINE, ZLINES
-from spectra_scale.mock.instrument import ARTEFACTS
-from spectra_scale.mock.light import PIXEL_KM_S, broad_flux
-from spectra_scale.mock.lines import (
-    HA,
-    HB,
-    LINE_WAVE,
-    LINES,
-    N_PORTSMOUTH,
-    NII,
-    OIII,
-    calzetti,
-    kauffmann,
-    kewley,
-)
-from spectra_scale.mock.measure import Measured
+from spectra_scale.mock.columns import CAS_LINES, PORTSMOUTH, SPZLINE, ZLINES
+from spectra_scale.mock.lines import HA, HB, LINE_WAVE, LINES, N_PORTSMOUTH, NII, OIII, calzetti
+from spectra_scale.mock.measure import bpt_names
 from spectra_scale.mock.observation import Observation
 from spectra_scale.mock.population import LIGHT_KM_S, Floats
-from spectra_scale.mock.rows import spectrum_keys
-from spectra_scale.mock.truth import object_columns
 
 Rows = NDArray[Any]
 
 # Lines within 6 Å of these are not measured, and FIT_WARNING says so.
 _SKY = np.array([5578.9, 6302.0, 6365.5])
-_ALLOWED = np.array([name[0] == "H" for name, _ in LINES])
+# Lines that may be broad, and their flux relative to broad Hβ.
+_BALMER = {HA: 0, HB: 1}
+# Amplitude over noise that a measurement of the Portsmouth group needs.
+_LEAST_AON = 2.0
+_MISSING = -9999.0
 
 
 def portsmouth_rows(seen: Observation) -> Rows:
     """Rows of the Portsmouth table: galaxies that have line measurements.
 
-    Fluxes are corrected for the diffuse dust of the galaxy (Calzetti), as the survey's are. EWs
-    are rest frame, positive in emission. A line outside the spectrum or on a strong sky line has
-    zeros.
+    Fluxes are corrected for the diffuse dust of the galaxy (Calzetti, E(B-V) from the Balmer
+    decrement), as the survey's are. EWs are rest frame, positive in emission. A line outside the
+    spectrum or on a strong sky line has zeros.
     """
     chosen = np.flatnonzero(seen.has_lines)
-    m, objects, task = seen.measured, seen.objects, seen.task
+    m, task, fits = seen.measured, seen.task, seen.measured.fits
     cut = np.ix_(chosen, np.arange(N_PORTSMOUTH))
     wave = LINE_WAVE[:N_PORTSMOUTH]
-    observed = wave * (1 + objects.redshift[chosen, None])
+    observed = wave * (1 + seen.redshift[chosen, None])
     warning = (np.abs(observed[..., None] - _SKY) < 6).any(axis=-1)
-    seen_here = m.covered[cut] & ~warning
-    dust = 10 ** (0.4 * objects.dust_stars[chosen, None] * calzetti(wave))
+    seen_here = (m.flux_err[cut] > 0) & ~warning
+    excess = colour_excess(seen)[chosen]
+    dust = 10 ** (0.4 * 4.05 * excess[:, None] * calzetti(wave))
     flux, flux_err = m.flux[cut] * dust, m.flux_err[cut] * dust
-    step = observed * np.log(10) * 1e-4
-    width = np.maximum(m.sigma[cut] / PIXEL_KM_S, 0.5) * step
-    amplitude = flux / (np.sqrt(2 * np.pi) * width)
-    velocity = 12 * np.sin(1e3 * objects.gas.sigma[chosen, None]) + np.zeros_like(flux)
+    sigma = fits.sigma[chosen, None] + np.zeros_like(flux)
+    width = np.sqrt(2 * np.pi) * np.hypot(sigma, 69.0) / LIGHT_KM_S * observed
+    velocity = fits.velocity[chosen, None] + np.zeros_like(flux)
+    snr = np.maximum(m.snr[cut], 1)
     arrays = {
-        "V": velocity, "V_ERR": 60 / np.maximum(m.snr[cut], 1), "SIG": m.sigma[cut],
-        "SIG_ERR": 50 / np.maximum(m.snr[cut], 1), "AMPLITUDE": amplitude,
-        "AMPLITUDE_ERR": flux_err / (np.sqrt(2 * np.pi) * width), "FLUX": flux,
+        "V": velocity, "V_ERR": 60 / snr, "SIG": sigma, "SIG_ERR": 50 / snr,
+        "AMPLITUDE": flux / width, "AMPLITUDE_ERR": flux_err / width, "FLUX": flux,
         "FLUX_ERR": flux_err, "EW": m.ew[cut], "EW_ERR": m.ew_err[cut],
-        "FLUX_CONT": m.level[cut] * dust, "FLUX_CONT_ERR": 0.02 * m.level[cut] * dust,
-        "AON": amplitude / dust / m.pixel_err[cut],
+        "FLUX_CONT": fits.level[cut] * dust, "FLUX_CONT_ERR": 0.02 * fits.level[cut] * dust,
+        "AON": m.aon[cut],
     }  # fmt: skip
     rows = np.zeros(len(chosen), dtype=PORTSMOUTH)
     for name, values in arrays.items():
         rows[name] = np.where(seen_here, values, 0)
-    # One error in a thousand is infinite in the real table.
+    # One error in two thousand is infinite in the real table.
     rows["FLUX_ERR"][np.mod(np.abs(flux) * 7919, 1.0) < 0.0005] = np.inf
     rows["FIT_WARNING"] = warning
-    scalars = {
+    scalars: dict[str, Any] = {
         "PLATE": task.plate, "MJD": task.mjd, "FIBERID": seen.fiber[chosen], "RA": seen.ra[chosen],
         "DEC": seen.dec[chosen], "Z": seen.redshift[chosen], "Z_ERR": seen.redshift_err[chosen],
         "ZNUM": 1, "REDSHIFT": seen.redshift[chosen] + velocity[:, 0] / LIGHT_KM_S,
-        "VEL_STARS": velocity[:, 0] * 0.5, "SIGMA_STARS": objects.sigma_stars[chosen],
+        "VEL_STARS": 0.5 * velocity[:, 0], "SIGMA_STARS": fits.sigma_stars[chosen],
         "SIGMA_STARS_ERR": 12.0, "CHISQ": 1.1,
         "FILENAME": [f"spec-{task.name}-{fiber:04d}.fits" for fiber in seen.fiber[chosen]],
-        "BPT": _bpt_names(m)[chosen], "EBMV": objects.gas.dust[chosen] / 4.05, "EBMV_ERR": 0.05,
+        "BPT": bpt_names(m)[chosen], "EBMV": excess, "EBMV_ERR": 0.05,
     }  # fmt: skip
     for name, value in scalars.items():
         rows[name] = value
     return rows
 
 
-def _bpt_names(m: Measured) -> NDArray[np.str_]:
-    four = [HB, OIII, HA, NII]
-    flux = np.maximum(m.flux, 1e-9)
-    x = np.log10(flux[:, NII] / flux[:, HA])
-    y = np.log10(flux[:, OIII] / flux[:, HB])
-    # A/N of 1.5 is about a S/N of 3 in the flux.
-    usable = (m.snr[:, four] > 3).all(axis=1)
-    is_sf = (x < 0.05) & (y < kauffmann(x))
-    is_agn = (x >= 0.47) | (y > kewley(x))
-    names = np.select(
-        [~usable, is_sf, is_agn & (y > 1.05 * x + 0.45), is_agn],
-        ["BLANK", "Star Forming", "Seyfert", "LINER"],
-        "Composite",
-    )
-    return np.asarray(names)
+def colour_excess(seen: Observation) -> Floats:
+    """E(B-V) (n,) of the gas from Hα/Hβ over 2.86 by Calzetti's curve; 0.1 where Hβ is weak."""
+    m = seen.measured
+    usable = (m.snr[:, HA] > 3) & (m.snr[:, HB] > 3)
+    ratio = np.where(usable, m.flux[:, HA], 2.86) / np.where(usable, m.flux[:, HB], 1.0)
+    curve = 4.05 * calzetti(LINE_WAVE[[HB, HA]])
+    excess = 2.5 / (curve[0] - curve[1]) * np.log10(np.maximum(ratio, 1e-3) / 2.86)
+    return np.asarray(np.where(usable, np.clip(excess, 0, 1.5), 0.1))
 
 
-def zline_tables(seen: Observation) -> Iterator[Rows]:
-    """SPZLINE of each spectrum: 29 lines in legacy files, 32 in BOSS.
+def cas_rows(portsmouth: Rows, spec_obj_id: NDArray[np.uint64]) -> Rows:
+    """Rows of the table as the Catalog Archive Server gives it: a column a line, -9999 missing.
 
-    Widths and centres are tied, LINEEW is in the observed frame, and a line outside the spectrum
-    has errors of -1. The Balmer lines of a broad-line object are broad.
+    Parameters
+    ----------
+    portsmouth
+        Rows of the FITS table.
+    spec_obj_id
+        Of each of them.
+    """
+    rows = np.zeros(len(portsmouth), dtype=CAS_LINES)
+    rows["specObjID"] = spec_obj_id
+    same = ("plate", "fiberID", "mjd", "ra", "dec", "z", "redshift", "chisq", "ebmv", "ebmv_err")
+    for name in same:
+        rows[name] = portsmouth[name.upper()]
+    rows["velStars"], rows["sigmaStars"] = portsmouth["VEL_STARS"], portsmouth["SIGMA_STARS"]
+    rows["sigmaStarsErr"] = portsmouth["SIGMA_STARS_ERR"]
+    rows["bpt"] = [name[:7] for name in portsmouth["BPT"]]
+    for line, name in ((OIII, "OIII_5006"), (NII, "NII_6583"), (HB, "Hb_4861"), (HA, "Ha_6562")):
+        # A measurement exists only above this; the server has -9999 for the others.
+        measured = portsmouth["AON"][:, line] > _LEAST_AON
+        columns = {
+            f"Flux_{name}": "FLUX", f"Flux_{name}_Err": "FLUX_ERR", f"EW_{name}": "EW",
+            f"EW_{name}_Err": "EW_ERR", f"AoN_{name}": "AON",
+        }  # fmt: skip
+        for mine, theirs in columns.items():
+            rows[mine] = np.where(measured, portsmouth[theirs][:, line], _MISSING)
+        rows[f"Fit_Warning_{name}"] = portsmouth["FIT_WARNING"][:, line]
+    return rows
+
+
+def zline_rows(seen: Observation) -> Rows:
+    """SPZLINE of all spectra, shape (n, line): 29 lines in legacy files, 32 in BOSS.
+
+    Widths and centres are tied, widths hold the instrument's, LINEEW is in the observed frame, and
+    a line outside the spectrum has errors of -1. Balmer lines of a broad-line object are broad.
     """
     lines = [z for z in ZLINES if z[2] in {"", seen.task.survey}]
-    broad = np.stack([broad_flux(seen.lines, wave) for wave in LINE_WAVE], axis=1)
-    for index in range(len(seen.fiber)):
-        yield _zline_rows(seen, index, lines, broad[index])
-
-
-def _zline_rows(
-    seen: Observation, index: int, lines: list[tuple[str, float, str, int]], broad: Floats
-) -> Rows:
-    m = seen.measured
-    rows = np.zeros(len(lines), dtype=SPZLINE)
+    m, fits, n = seen.measured, seen.measured.fits, len(seen.fiber)
+    rows = np.zeros((n, len(lines)), dtype=SPZLINE)
     rows["PLATE"], rows["MJD"] = seen.task.plate, seen.task.mjd
-    rows["FIBERID"] = seen.fiber[index]
+    rows["FIBERID"] = seen.fiber[:, None]
     rows["LINENAME"] = [z[0] for z in lines]
     rows["LINEWAVE"] = [z[1] for z in lines]
     for name in ("LINEZ_ERR", "LINESIGMA_ERR", "LINEAREA_ERR", "LINEEW_ERR", "LINECONTLEVEL_ERR"):
         rows[name] = -1
     rows["LINECHI2"] = -1
     known = np.array([z[3] for z in lines])
-    here = (known >= 0) & m.covered[index, known]
-    line = known[here]
-    found_broad = "BROADLINE" in str(seen.subclass[index])
-    wide = seen.objects.nucleus.fwhm[index] / 2.355
-    allowed = np.isin(line, np.flatnonzero(_ALLOWED)) & found_broad
-    extra = broad[line] * allowed
-    sigma = np.where(allowed, wide, seen.objects.gas.sigma[index])
-    values = {
-        "LINEZ": seen.redshift[index], "LINEZ_ERR": 2 * seen.redshift_err[index],
-        "LINESIGMA": sigma, "LINESIGMA_ERR": np.maximum(0.02 * sigma, 2.0),
-        "LINEAREA": m.flux[index, line] + extra,
-        "LINEAREA_ERR": np.hypot(m.flux_err[index, line], 0.02 * extra),
-        "LINECONTLEVEL": m.level[index, line], "LINECONTLEVEL_ERR": 0.02 * m.level[index, line],
+    here = (known >= 0) & (m.flux_err[:, known] > 0)
+    broad, broad_err = _broad(seen)
+    wide = (broad[:, known] > 0) & here
+    sigma = np.where(wide, fits.broad_fwhm[:, None] / 2.355, np.hypot(fits.sigma[:, None], 67.0))
+    velocity = fits.velocity[:, None] / LIGHT_KM_S
+    level = fits.level[:, known]
+    area = m.flux[:, known] + broad[:, known]
+    error = np.hypot(m.flux_err[:, known], broad_err[:, known])
+    values: dict[str, Any] = {
+        "LINEZ": seen.redshift[:, None] + velocity, "LINEZ_ERR": 2 * seen.redshift_err[:, None],
+        "LINESIGMA": sigma, "LINESIGMA_ERR": np.maximum(0.02 * sigma, 2.0), "LINEAREA": area,
+        "LINEAREA_ERR": error, "LINECONTLEVEL": level, "LINECONTLEVEL_ERR": 0.02 * level,
+        "LINEEW": area / np.where(level > 0, level, np.inf),
+        "LINEEW_ERR": error / np.where(level > 0, level, np.inf),
         "LINENPIXLEFT": 12, "LINENPIXRIGHT": 12, "LINEDOF": 22.7, "LINECHI2": 23.0,
     }  # fmt: skip
-    values["LINEEW"] = values["LINEAREA"] / values["LINECONTLEVEL"]
-    values["LINEEW_ERR"] = values["LINEAREA_ERR"] / values["LINECONTLEVEL"]
     for name, value in values.items():
-        rows[name][here] = value
+        rows[name] = np.where(here, value, rows[name])
     return rows
 
 
-def truth_columns(seen: Observation) -> dict[str, Any]:
-    """What is true of each science spectrum, as columns of the truth table."""
-    n = len(seen.fiber)
-    return {
-        "spectrum_key": spectrum_keys(seen),
-        "plate": np.full(n, seen.task.plate, dtype=np.int32),
-        "mjd": np.full(n, seen.task.mjd, dtype=np.int32),
-        "fiber": seen.fiber.astype(np.int32),
-        "artefact": [ARTEFACTS[a] for a in seen.artefact],
-        "is_repeat": np.full(n, seen.task.is_repeat),
-        "has_lines": seen.has_lines,
-        **object_columns(seen.objects, seen.lines),
-    }
+def _broad(seen: Observation) -> tuple[Floats, Floats]:
+    """Broad flux and error of every line, shape (n, line): Hα and Hβ as fitted, others by Hβ."""
+    fits, n = seen.measured.fits, len(seen.fiber)
+    flux, error = np.zeros((n, len(LINES))), np.zeros((n, len(LINES)))
+    found = np.char.find(seen.subclass, "BROADLINE") >= 0
+    for line, column in _BALMER.items():
+        flux[found, line] = fits.broad_flux[found, column]
+        error[found, line] = fits.broad_err[found, column]
+    for line, share in ((9, 0.23), (10, 0.42)):
+        flux[:, line], error[:, line] = share * flux[:, HB], share * error[:, HB]
+    return flux, error

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import Exposure, Spectrograph, observe, spectrograph
-from spectra_scale.mock.light import PIXEL_KM_S, Continuum, Emission
-from spectra_scale.mock.measure import Measured, broad_detected, measure, pipeline_class
+from spectra_scale.mock.light import PIXEL_KM_S
+from spectra_scale.mock.measure import Measured, measure, pipeline_class
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import Floats
 from spectra_scale.mock.positions import positions
-from spectra_scale.mock.redshifts import find_redshifts
-from spectra_scale.mock.scene import look
+from spectra_scale.mock.redshifts import Redshifts, find_redshifts
+from spectra_scale.mock.scene import Scene, look
 from spectra_scale.mock.settings import MockSettings, MockTask
 
 Ints = NDArray[np.int64]
@@ -36,15 +36,17 @@ class Observation:
         Its row in the exposure.
     ra, dec
         Degrees.
-    objects, continuum, lines, measured
-        The truth, and what is measured of the lines.
+    scene
+        The truth: objects and their light.
+    measured
+        What is measured of the lines.
     exposure
         Spectra of all fibres, shape (n_fibers, pixel).
     sky_fiber
         FIBERID of the sky fibres, shape (n_sky,).
     artefact
         Index into ``instrument.ARTEFACTS``.
-    redshift, redshift_err, zwarning
+    redshifts
         As the pipeline finds them.
     classes, subclass
         As the pipeline finds them.
@@ -60,19 +62,35 @@ class Observation:
     row: Ints
     ra: Floats
     dec: Floats
-    objects: Objects
-    continuum: Continuum
-    lines: Emission
+    scene: Scene
     measured: Measured
     exposure: Exposure
     sky_fiber: Ints
     artefact: Ints
-    redshift: Floats
-    redshift_err: Floats
-    zwarning: Ints
+    redshifts: Redshifts
     classes: NDArray[np.str_]
     subclass: NDArray[np.str_]
     has_lines: NDArray[np.bool_]
+
+    @property
+    def objects(self) -> Objects:
+        """The objects of the science fibres."""
+        return self.scene.objects
+
+    @property
+    def redshift(self) -> Floats:
+        """Redshifts that the pipeline finds, shape (n,)."""
+        return self.redshifts.z
+
+    @property
+    def redshift_err(self) -> Floats:
+        """Their quoted errors."""
+        return self.redshifts.z_err
+
+    @property
+    def zwarning(self) -> Ints:
+        """Their ZWARNING."""
+        return self.redshifts.zwarning
 
 
 def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
@@ -80,7 +98,7 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     rng = task.noise_rng()
     instrument = spectrograph(task.survey, rng)
     scene = look(task, settings)
-    objects, continuum, lines = scene.objects, scene.continuum, scene.lines
+    objects = scene.objects
     fiber, sky_fiber = _fibers(task, settings, rng)
     every = np.sort(np.concatenate([fiber, sky_fiber]))
     row = np.searchsorted(every, fiber)
@@ -88,17 +106,15 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     # Sky residuals are the common fault; every second one of the rest loses half a spectrum.
     wrong = rng.random(len(every)) < settings.artefact_fraction
     artefact[wrong] = rng.choice((1, 2, 3), int(wrong.sum()), p=(0.7, 0.15, 0.15))
+    artefact[rng.random(len(every)) < settings.cosmic_ray_fraction] = 4
     model = np.zeros((len(every), instrument.n_pixels), dtype=np.float32)
-    model[row] = scene.render(
-        np.log10(instrument.wave),
-        np.asarray(instrument.wdisp, dtype=np.float64) * PIXEL_KM_S,
-    )
+    log_wave = np.log10(instrument.wave)
+    sigma = np.asarray(instrument.wdisp, dtype=np.float64) * PIXEL_KM_S
+    model[row] = scene.render(log_wave, sigma)
     exposure = observe(model, artefact, instrument, rng)
-    measured = measure(continuum, lines, instrument, rng)
-    classes, subclass = pipeline_class(
-        continuum, measured, broad_detected(continuum, lines, measured)
-    )
     found = find_redshifts(objects, settings, rng)
+    measured = measure(log_wave, exposure.flux[row], exposure.ivar[row], found.z, sigma)
+    classes, subclass = pipeline_class(objects, measured)
     centre, ra, dec = positions(task)
     return Observation(
         task=task,
@@ -109,16 +125,12 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
         row=row,
         ra=ra,
         dec=dec,
-        objects=objects,
-        continuum=continuum,
-        lines=lines,
+        scene=scene,
         measured=measured,
         exposure=exposure,
         sky_fiber=sky_fiber,
         artefact=artefact[row],
-        redshift=found.z,
-        redshift_err=found.z_err,
-        zwarning=found.zwarning,
+        redshifts=found,
         classes=classes,
         subclass=subclass,
         has_lines=(classes == "GALAXY") & (rng.random(len(fiber)) >= settings.no_lines_fraction),

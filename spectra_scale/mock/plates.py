@@ -11,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spectra_scale.mock.linerows import portsmouth_rows, truth_columns
-from spectra_scale.mock.observation import observe_plate
+from spectra_scale.mock.instrument import ARTEFACTS
+from spectra_scale.mock.linerows import cas_rows, portsmouth_rows
+from spectra_scale.mock.observation import Observation, observe_plate
 from spectra_scale.mock.observed_truth import truth_table
 from spectra_scale.mock.parts import is_written, part_path, write_part
 from spectra_scale.mock.plate_files import write_plate_files
-from spectra_scale.mock.rows import catalogue_rows, target_names
+from spectra_scale.mock.rows import catalogue_rows, spectrum_keys, target_names
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.spec_files import write_spec_files
 from spectra_scale.mock.task import MockTask
+from spectra_scale.mock.truth import failures, object_columns
 
 __all__ = ["MockCounts", "is_written", "part_path", "write_plate"]
 
@@ -92,10 +94,27 @@ def _write_sdss(task: MockTask, folder: Path, settings: MockSettings) -> MockCou
     rows = catalogue_rows(seen)
     write = write_spec_files if task.layout == "spec" else write_plate_files
     sizes = write(seen, rows, folder)
-    tables = {"catalogue": rows, "lines": portsmouth_rows(seen)}
-    truth = truth_table(task, truth_columns(seen), target_names(seen))
+    lines = portsmouth_rows(seen)
+    ids = rows["SPECOBJID"][seen.has_lines].astype(np.uint64)
+    tables = {"catalogue": rows, "lines": lines, "cas": cas_rows(lines, ids)}
+    truth = truth_table(task, _truth(seen), target_names(seen))
     write_part(folder, task, settings, tables, pa.table(truth))
     return _counts(task, sizes, rows["CLASS"].astype(np.str_), len(tables["lines"]))
+
+
+def _truth(seen: Observation) -> dict[str, Any]:
+    n = len(seen.fiber)
+    return {
+        "spectrum_key": spectrum_keys(seen),
+        "plate": np.full(n, seen.task.plate, dtype=np.int32),
+        "mjd": np.full(n, seen.task.mjd, dtype=np.int32),
+        "fiber": seen.fiber.astype(np.int32),
+        "artefact": [ARTEFACTS[a] for a in seen.artefact],
+        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
+        "is_repeat": np.full(n, seen.task.is_repeat),
+        "has_lines": seen.has_lines,
+        **object_columns(seen.objects, seen.scene.lines),
+    }
 
 
 def _counts(

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.mock import fits, parts
 from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
-from spectra_scale.mock.desi_columns import ZCATALOG
+from spectra_scale.mock.desi_columns import FASTSPEC, ZCATALOG
 from spectra_scale.mock.parts import is_written
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.settings import MockSettings
@@ -34,6 +35,8 @@ BEGUN = ".mock-begun.json"
 CATALOGUE_FILE = "specObj-mock.fits"
 LINES_FILE = "portsmouth_emlinekin_full-mock.fits"
 ZCATALOG_FILE = "zall-pix-mock.fits"
+FASTSPEC_FILE = "fastspec-mock.fits"
+CAS_FILE = "emissionLinesPort-mock.csv"
 TRUTH_FILE = "truth.parquet"
 
 
@@ -191,6 +194,8 @@ def _write_tables(
             found = parts.rows_of(folder, tasks, name)
             chunks = _table(kind, sizes[name], found, extension)
             fits.write_atomically(folder / file, chunks)
+    if "cas" in sizes:
+        fits.write_atomically(folder / CAS_FILE, _csv(parts.rows_of(folder, tasks, "cas")))
     counts = _write_truth(folder, tasks)
     names = [task.name for task in tasks]
     return {
@@ -199,7 +204,7 @@ def _write_tables(
         "whole": {task.name for task in plan(settings)} <= set(names),
         "n_plates": len(tasks),
         "n_spectra": sizes.get("truth", 0),
-        "n_line_rows": sizes.get("lines", 0),
+        "n_line_rows": sizes.get("lines", 0) + sizes.get("fastspec", 0),
         **counts,
         "parts": names,
     }
@@ -210,6 +215,7 @@ _TABLES: dict[str, tuple[str, str, np.dtype[Any]]] = {
     "catalogue": (CATALOGUE_FILE, "", CATALOGUE),
     "lines": (LINES_FILE, "", PORTSMOUTH),
     "zcatalog": (ZCATALOG_FILE, "ZCATALOG", ZCATALOG),
+    "fastspec": (FASTSPEC_FILE, "FASTSPEC", FASTSPEC),
 }
 
 
@@ -224,6 +230,21 @@ def _table(
         size += len(data)
         yield data
     yield b"\0" * (-size % 2880)
+
+
+def _csv(found: Iterator[Rows]) -> Iterator[bytes]:
+    """Rows as comma-separated values, as the archive server exports them."""
+    first = True
+    for rows in found:
+        columns = {
+            name: rows[name].astype(np.str_) if rows.dtype[name].kind == "S" else rows[name]
+            for name in rows.dtype.names or ()
+        }
+        sink = pa.BufferOutputStream()
+        options = pacsv.WriteOptions(include_header=first, quoting_style="none")
+        pacsv.write_csv(pa.table(columns), sink, options)
+        yield sink.getvalue().to_pybytes()
+        first = False
 
 
 def _write_truth(folder: Path, tasks: Sequence[MockTask]) -> dict[str, dict[str, int]]:

@@ -77,7 +77,7 @@ def catalogue_rows(seen: Observation) -> Rows:
     all_sn, band_sn = _signal_to_noise(seen)
     ends = seen.exposure.start[seen.row], seen.exposure.stop[seen.row] - 1
     wave = seen.instrument.wave
-    flux = seen.continuum.at(np.array([5500.0]))[:, 0]
+    flux = seen.scene.continuum.at(np.array([5500.0]))[:, 0]
     band_flux = _band_flux(seen)
     n_inside = np.count_nonzero(seen.exposure.ivar, axis=1)[seen.row]
     target = target_names(seen)
@@ -145,5 +145,5 @@ def _scatter(like: Floats, mean: float, spread: float) -> Floats:
 
 def _band_flux(seen: Observation) -> Floats:
     """Nanomaggies in u g r i z, shape (n, 5)."""
-    flux = seen.continuum.at(_EFFECTIVE / (1 + seen.objects.redshift[:, None]))
+    flux = seen.scene.continuum.at(_EFFECTIVE / (1 + seen.objects.redshift[:, None]))
     return np.asarray(np.maximum(flux / _FLUX_OF_NMGY * (_EFFECTIVE / 6166.0) ** 2, 1e-3))

@@ -12,7 +12,7 @@ from spectra_scale.mock import fits
 from spectra_scale.mock.columns import COADD, SPALL, SPECOBJ
 from spectra_scale.mock.fits import Card
 from spectra_scale.mock.headers import N_EXPOSURES, plate_cards, spectrum_cards
-from spectra_scale.mock.linerows import zline_tables
+from spectra_scale.mock.linerows import zline_rows
 from spectra_scale.mock.observation import Observation
 from spectra_scale.mock.single_exposures import exposure_hdus
 
@@ -49,7 +49,7 @@ def write_spec_files(seen: Observation, rows: Rows, folder: Path) -> list[int]:
     wide_header = fits.table_header(wide.dtype, 1, name)
     sizes = []
     wide_bytes, size = fits.table_rows(wide), wide.dtype.itemsize
-    for i, (fiber, zlines) in enumerate(zip(seen.fiber, zline_tables(seen), strict=True)):
+    for i, (fiber, zlines) in enumerate(zip(seen.fiber, zline_rows(seen), strict=True)):
         coadd = _coadd(seen, i)
         first = int(np.rint(float(coadd["loglam"][0]) * 1e4))
         is_full = i < task.n_full

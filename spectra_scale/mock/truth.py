@@ -5,12 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from spectra_scale.mock.instrument import ARTEFACTS
 from spectra_scale.mock.kinds import KINDS
 from spectra_scale.mock.light import Emission, broad_flux
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import AGES_GYR
+from spectra_scale.mock.redshifts import Redshifts
+from spectra_scale.mock.scene import Scene
+
+
+def failures(scene: Scene, redshifts: Redshifts, artefact: NDArray[np.int64]) -> list[str]:
+    """What is wrong with each spectrum, the gravest first: one word each, "none" for most.
+
+    Parameters
+    ----------
+    scene, redshifts
+        Objects, and what the pipeline found.
+    artefact
+        Index into ``instrument.ARTEFACTS``, shape (n,).
+    """
+    n = len(scene.objects)
+    blend = np.isin(np.arange(n), scene.blended)
+    names = np.select(
+        [scene.objects.as_galaxy, redshifts.is_wrong, artefact > 0, blend],
+        ["star-as-galaxy", "wrong-redshift", np.array(ARTEFACTS)[artefact], "blend"],
+        "none",
+    )
+    return [str(name) for name in names]
 
 
 def object_columns(objects: Objects, lines: Emission) -> dict[str, Any]:
