@@ -103,6 +103,65 @@ def test_spec_files_have_the_hdus_of_their_era(release):
             assert (header["PLATEID"], header["MJD"], header["FIBERID"]) == (plate, mjd, fiber)
 
 
+@pytest.fixture(scope="module")
+def full_files(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("full")
+    some = replace(SMALL, n_spectra=12, n_spec_files=12, n_full_files=12, repeat_fraction=0)
+    for task in plan(some):
+        write_plate(task, folder, some)
+    return spec_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("real_name", "legacy"),
+    [("spec-0266-51602-0162.fits", True), ("Iras23060+0505SP1.fits", False)],
+)
+def test_full_files_have_the_exposures_of_real_ones(full_files, real_data, real_name, legacy):
+    mock = next(path for path in full_files if is_legacy(path) is legacy)
+    assert "lite" not in mock.parts
+    with fits.open(mock) as mine, fits.open(real_data / "sdss/spec-full" / real_name) as real:
+        assert len(mine) == len(real)
+        for hdu, theirs in zip(mine[4:], real[4:], strict=True):
+            # Camera, exposure, flat, arc: B1-00002591-00002595-00002596.
+            assert re.fullmatch(r"[BR]1(-\d{8}){3}", hdu.name)
+            assert hdu.name[:2] == theirs.name[:2]
+            assert columns_of(hdu) == columns_of(theirs)
+            # Blue legacy exposures run from red to blue.
+            step = np.sign(hdu.data["loglam"][-1] - hdu.data["loglam"][0])
+            assert step == np.sign(theirs.data["loglam"][-1] - theirs.data["loglam"][0])
+            for end in (0, -1):
+                # Cameras end within 60 Å of that file's.
+                gap = hdu.data["loglam"][end] - theirs.data["loglam"][end]
+                assert abs(gap) < 0.006
+        header, other = mine[0].header, real[0].header
+        assert [k for k in header if k.startswith(("NEXP", "EXPID"))] == [
+            k for k in other if k.startswith(("NEXP", "EXPID"))
+        ]
+        ids = [str(header[f"EXPID{i + 1:02d}"]).upper() for i in range(len(mine) - 4)]
+        assert ids == [hdu.name for hdu in mine[4:]]
+
+
+def test_the_mean_of_the_exposures_is_the_coadd(full_files):
+    for path in full_files[:2] + full_files[-2:]:
+        with fits.open(path) as hdus:
+            coadd = hdus["COADD"].data
+            pixel = np.rint(coadd["loglam"].astype(float) * 1e4).astype(int)
+            for camera in "BR":
+                blocks = [hdu.data for hdu in hdus[4:] if hdu.name.startswith(camera)]
+                place = np.rint(blocks[0]["loglam"].astype(float) * 1e4).astype(int)
+                here = np.searchsorted(pixel, place)
+                mean = np.mean([block["flux"] for block in blocks], axis=0, dtype=float)
+                # float32 of some 100 units, in each of four or five.
+                np.testing.assert_allclose(mean, coadd["flux"][here], atol=2e-4, rtol=1e-5)
+                total = np.sum([block["ivar"] for block in blocks], axis=0, dtype=float)
+                np.testing.assert_allclose(total, coadd["ivar"][here], rtol=1e-5)
+                good = (coadd["ivar"][here] > 0) & (blocks[0]["mask"] == 0)
+                sigma = 1 / np.sqrt(coadd["ivar"][here][good])
+                pull = (blocks[0]["flux"] - coadd["flux"][here])[good] / sigma
+                # Deviations have (n - 1) of the variance of the mean; 1500 pixels or more.
+                assert pull.std() == pytest.approx(np.sqrt(len(blocks) - 1), rel=0.1)
+
+
 def columns_of(hdu) -> list[tuple[str, str, object]]:
     return [(c.name, c.format, c.bzero) for c in hdu.columns]
 

@@ -27,7 +27,7 @@ from spectra_scale.mock.population import Floats
 _EW_YOUNG = 740.0
 # By kind: median EW(Hα) (Å) and scatter (dex) of what does not come from young stars.
 _EW_OTHER = {
-    SEYFERT: (12.0, 0.30), LINER: (3.6, 0.20), BROAD: (5.5, 0.33), RETIRED: (0.86, 0.13),
+    SEYFERT: (20.0, 0.30), LINER: (4.4, 0.20), BROAD: (5.5, 0.33), RETIRED: (0.84, 0.12),
     PASSIVE: (0.17, 0.26), BL_LAC: (0.05, 0.1), POST_STARBURST: (0.9, 0.35), QUASAR: (5.0, 0.3),
 }  # fmt: skip
 
