@@ -126,7 +126,7 @@ def draw_gas(
 
 def _widths(kind: np.ndarray, log_mass: Floats, normal: Floats) -> Floats:
     rotating = np.isin(kind, (STAR_FORMING, COMPOSITE, EXTREME))
-    mean = np.where(rotating, 1.96 + 0.22 * (log_mass - 10.3), 2.17 + 0.15 * (log_mass - 10.7))
+    mean = np.where(rotating, 1.91 + 0.22 * (log_mass - 10.3), 2.17 + 0.15 * (log_mass - 10.7))
     return np.asarray(np.clip(10 ** (mean + np.where(rotating, 0.10, 0.14) * normal), 32, 330))
 
 

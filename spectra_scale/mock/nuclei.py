@@ -75,7 +75,7 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
         share=share,
         slope=np.where(is_lac, -1.3, -1.1) + 0.58 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
-        balmer_continuum=on * 0.30 * 10 ** (0.25 * normal[4]),
+        balmer_continuum=on * 0.36 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
         broad_ew=on * 115 * 10 ** (0.15 * normal[5]),
         fwhm=on * fwhm,
