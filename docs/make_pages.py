@@ -79,6 +79,8 @@ def kind_of(schema: Schema) -> str:
     if "anyOf" in schema:
         # null is how JSON says that the setting may be absent.
         return _any_of([kind_of(p) for p in schema["anyOf"] if p.get("type") != "null"])
+    if schema["type"] == "object":
+        return f"table of {kind_of(schema['additionalProperties'])}s"
     return _array(schema) if schema["type"] == "array" else _single(schema)
 
 

@@ -164,7 +164,7 @@ def test_help_names_every_command(capsys):
 
 
 def test_a_sample_without_rows_names_the_cuts(tmp_path, source, capsys):
-    path = job(tmp_path, source, prepare={"min_snr": 1e9})
+    path = job(tmp_path, source, prepare={"min_snr": 1e9, "z_max": 0.12})
     code, out, err = call(capsys, "run", path)
     assert code == 1
     assert re.search(r"error: no spectrum is left .*removed by .*redshift \d+, snr_total \d+", err)

@@ -194,12 +194,17 @@ def test_the_search_finds_a_planted_direction():
     # Along the planted direction: two narrow peaks of unit variance in all.
     peaks = np.sign(rng.standard_normal(5000)) * 0.95 + 0.3 * rng.standard_normal(5000)
     x += np.outer(peaks - x @ planted, planted)
+    best = sliced_distance(x, planted[None], normal_quantiles(5000))[0]
     for n_slices in (1, 2):
-        frame = search_directions(x, n_slices, np.random.default_rng(1), AscentSettings())
+        # An ascent ends on the nearest hill, and noise has hills too: one start in two finds the
+        # planted one with one direction, four in five with two.
+        starts = [np.random.default_rng(seed) for seed in range(12)]
+        frames = [search_directions(x, n_slices, start, AscentSettings()) for start in starts]
+        heights = [sliced_distance(x, f, normal_quantiles(5000))[0] for f in frames]
+        found = frames[int(np.argmax(heights))]
         # Sampling noise of 5000 rows turns the best direction by about 1/sqrt(5000) each way.
-        assert abs(frame[0] @ planted) > 0.99
-        best = sliced_distance(x, planted[None], normal_quantiles(5000))[0]
-        assert sliced_distance(x, frame, normal_quantiles(5000))[0] > 0.95 * best
+        assert abs(found[0] @ planted) > 0.99
+        assert max(heights) > 0.95 * best
 
 
 def test_frames_are_orthonormal(flow):

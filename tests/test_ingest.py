@@ -29,7 +29,7 @@ from surveys_builders import (
 
 from spectra_scale.compute.place import Here
 from spectra_scale.errors import SpectraScaleError, StaleArtifactError, UsageError
-from spectra_scale.mock.release import CATALOGUE_FILE, LINES_FILE
+from spectra_scale.mock.release import CAS_FILE, CATALOGUE_FILE, LINES_FILE
 from spectra_scale.store.arrays import check_shards
 from spectra_scale.store.objects import column
 from spectra_scale.surveys.sdss import SDSS_FIRST_PIXEL, SDSS_N_PIXELS
@@ -80,9 +80,9 @@ def test_every_row_and_file_of_a_release_is_accounted_for(source, release):
     accounting_closes(release, [source])
     counts = release.artifact.counts
     assert (counts["rows in"], counts["rows"], counts["kept"]) == (N, N, N)
-    # What is neither: the catalogue, the line table and the mock's own two files.
+    # What is neither: the catalogue, both line tables and the mock's own two files.
     assert sorted(release.ledger["path"].to_pylist()) == sorted(
-        [CATALOGUE_FILE, LINES_FILE, "mock.json", "truth.parquet"]
+        [CATALOGUE_FILE, LINES_FILE, CAS_FILE, "mock.json", "truth.parquet"]
     )
     assert set(release.ledger["reason"].to_pylist()) == {"not_a_spectrum"}
 

@@ -344,6 +344,8 @@ def test_the_line_table_has_28_lines_in_the_order_of_the_archive(release):
             assert rows[name].shape == (len(rows), 28)
         for row in rows:
             true = truth[f"sdss:{row['PLATE']}-{row['MJD']}-{row['FIBERID']}"]
+            if true["failure"] in {"star-as-galaxy", "wrong-redshift"}:
+                continue  # what was measured there is no line
             for index, name in ((15, "hb"), (17, "oiii_5008"), (24, "ha"), (25, "nii_6585")):
                 err = row["FLUX_ERR"][index]
                 if not (np.isfinite(err) and err > 0) or row["FIT_WARNING"][index]:
@@ -368,8 +370,8 @@ def test_equivalent_widths_are_rest_frame_and_positive_in_emission(release):
         keys = [f"sdss:{r['PLATE']}-{r['MJD']}-{r['FIBERID']}" for r in rows[strong]]
         true = np.array([truth[key]["ew_ha"] for key in keys])
         ratio = rows["EW"][strong, 24] / true
-        # 2 % of the continuum, 1.5-5 % of the line.
-        assert np.median(ratio) == pytest.approx(1, abs=0.03)
+        # 2 % of the continuum; one Gaussian misses up to 5 % of a line with wings.
+        assert np.median(ratio) == pytest.approx(0.98, abs=0.04)
 
 
 def test_spzline_widths_are_in_the_observed_frame(release):
@@ -387,7 +389,8 @@ def test_spzline_widths_are_in_the_observed_frame(release):
             assert outside["LINEAREA"] == 0
             assert outside["LINEAREA_ERR"] == -1
     assert len(ratios) > 5
-    assert np.median(ratios) == pytest.approx(1, abs=0.04)
+    # As above.
+    assert np.median(ratios) == pytest.approx(0.98, abs=0.04)
 
 
 def test_halpha_is_seen_in_the_spectrum_at_its_redshift(release):

@@ -24,12 +24,11 @@ from spectra_scale.mock.desi_rows import (
     zcatalog_rows,
 )
 from spectra_scale.mock.fits import Card, Part
-from spectra_scale.mock.instrument import ARTEFACTS, Spectrograph
-from spectra_scale.mock.observed_truth import truth_table
+from spectra_scale.mock.instrument import Spectrograph
 from spectra_scale.mock.parts import write_part
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.task import NSIDE, MockTask
-from spectra_scale.mock.truth import failures, object_columns
+from spectra_scale.mock.truth import truth_table
 
 Rows = NDArray[Any]
 
@@ -68,25 +67,12 @@ def write_healpix(
         "zcatalog": zcatalog_rows(seen, fibermap, scores, redshifts),
         "fastspec": fastspec,
     }
-    write_part(folder, task, settings, tables, pa.table(_truth(seen, fibermap, fastspec)))
-    return sizes, seen.spectype, len(fastspec)
-
-
-def _truth(seen: DesiObservation, fibermap: Rows, fastspec: Rows) -> dict[str, Any]:
-    n, task = len(seen.row), seen.task
     ids = fibermap["TARGETID"][seen.row]
-    columns = {
-        "spectrum_key": [f"desi:main-{task.program}-{i}" for i in ids],
-        "plate": np.full(n, -1, dtype=np.int32),
-        "mjd": np.full(n, task.mjd, dtype=np.int32),
-        "fiber": np.full(n, -1, dtype=np.int32),
-        "artefact": [ARTEFACTS[a] for a in seen.artefact],
-        "is_repeat": np.full(n, task.is_repeat),
-        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
-        "has_lines": np.isin(ids, fastspec["TARGETID"]),
-        **object_columns(seen.scene.objects, seen.scene.lines),
-    }
-    return truth_table(task, columns, seen.target)
+    keys = [f"desi:main-{task.program}-{i}" for i in ids]
+    names = {"spectrum_key": keys, "plate": -1, "fiber": -1}
+    truth = truth_table(seen, names, np.isin(ids, fastspec["TARGETID"]), seen.target)
+    write_part(folder, task, settings, tables, pa.table(truth))
+    return sizes, seen.spectype, len(fastspec)
 
 
 def _primary(seen: DesiObservation, more: list[Card]) -> bytes:

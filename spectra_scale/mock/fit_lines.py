@@ -76,6 +76,8 @@ _INSET = 0.00226
 _MOST_PIXELS = 400
 # Where absorption lines say how wide they are: G band to beyond Mg b and Fe 5406.
 _WIDE_FROM, _WIDE_TO = np.log10((5090.0, 5480.0))
+# Where a line's continuum is taken: dex on both sides, 1200 to 2000 km/s.
+_BESIDE = (0.00174, 0.00290)
 # Columns of the scalars.
 _N_SCALARS = 9
 _SIGMA, _VELOCITY, _GAIN, _DISPERSION, _HA, _HA_ERR, _HB, _HB_ERR, _FWHM = range(_N_SCALARS)
@@ -90,7 +92,8 @@ class LineFits:
     flux, flux_err
         1e-17 erg/s/cm² as received, narrow component; both 0 where a line is not measured.
     level
-        Continuum under the line, broad lines in, 1e-17 erg/s/cm²/Å.
+        Continuum from 1200 to 2000 km/s on both sides of the line, without broad lines,
+        1e-17 erg/s/cm²/Å.
     covered
         Whether the line is in the spectrum.
     sigma, velocity
@@ -270,6 +273,19 @@ def _cover(log_rest, ivar, table, windows, covered, fit):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
+def _level(model, log_rest, log_wave):  # type: ignore[no-untyped-def]
+    """Mean continuum beside a line: at its centre the model has the stars' absorption."""
+    last = log_rest.shape[0] - 1
+    at = min(np.searchsorted(log_rest, log_wave), last - 1)
+    step = log_rest[at + 1] - log_rest[at]
+    near, far = int(_BESIDE[0] / step), int(_BESIDE[1] / step)
+    total = 0.0
+    for j in range(near, far + 1):
+        total += model[max(at - j, 0)] + model[min(at + j, last)]
+    return total / (2 * (far - near + 1))
+
+
+@njit(cache=True, nogil=True)
 def _fit_rows(log_wave, flux, ivar, redshift, width2, templates, table, windows, free, out):  # type: ignore[no-untyped-def]
     line_flux, line_error, level, covered, scalars = out
     n_pixels = log_wave.shape[0]
@@ -310,5 +326,4 @@ def _fit_rows(log_wave, flux, ivar, redshift, width2, templates, table, windows,
         fit_groups(spec, (sigma, velocity), zero_error, work, line_flux[i], line_error[i])
         for m in range(table.log_wave.shape[0]):
             if covered[i, m]:
-                j = min(np.searchsorted(log_rest, table.log_wave[m]), n_pixels - 1)
-                level[i, m] = model[j]
+                level[i, m] = _level(model, log_rest, table.log_wave[m])

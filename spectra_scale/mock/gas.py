@@ -90,7 +90,7 @@ def draw_gas(
     """
     n = len(kind)
     normal = rng.standard_normal((8, n))
-    ew_stars = _EW_YOUNG * young * 10 ** (0.10 * normal[0])
+    ew_stars = _EW_YOUNG * young * 10 ** (0.10 * normal[0]) * (kind != STAR)
     median, scatter = np.zeros((2, n))
     for k, (m, s) in _EW_OTHER.items():
         median[kind == k], scatter[kind == k] = m, s

@@ -5,28 +5,24 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spectra_scale.mock.instrument import ARTEFACTS
 from spectra_scale.mock.linerows import cas_rows, portsmouth_rows
-from spectra_scale.mock.observation import Observation, observe_plate
-from spectra_scale.mock.observed_truth import truth_table
+from spectra_scale.mock.observation import observe_plate
 from spectra_scale.mock.parts import is_written, part_path, write_part
 from spectra_scale.mock.plate_files import write_plate_files
 from spectra_scale.mock.rows import catalogue_rows, spectrum_keys, target_names
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.spec_files import write_spec_files
 from spectra_scale.mock.task import MockTask
-from spectra_scale.mock.truth import failures, object_columns
+from spectra_scale.mock.truth import truth_table
 
 __all__ = ["MockCounts", "is_written", "part_path", "write_plate"]
 
 log = logging.getLogger(__name__)
-Rows = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +93,10 @@ def _write_sdss(task: MockTask, folder: Path, settings: MockSettings) -> MockCou
     lines = portsmouth_rows(seen)
     ids = rows["SPECOBJID"][seen.has_lines].astype(np.uint64)
     tables = {"catalogue": rows, "lines": lines, "cas": cas_rows(lines, ids)}
-    truth = truth_table(task, _truth(seen), target_names(seen))
+    names = {"spectrum_key": spectrum_keys(seen), "plate": task.plate, "fiber": seen.fiber}
+    truth = truth_table(seen, names, seen.has_lines, target_names(seen))
     write_part(folder, task, settings, tables, pa.table(truth))
     return _counts(task, sizes, rows["CLASS"].astype(np.str_), len(tables["lines"]))
-
-
-def _truth(seen: Observation) -> dict[str, Any]:
-    n = len(seen.fiber)
-    return {
-        "spectrum_key": spectrum_keys(seen),
-        "plate": np.full(n, seen.task.plate, dtype=np.int32),
-        "mjd": np.full(n, seen.task.mjd, dtype=np.int32),
-        "fiber": seen.fiber.astype(np.int32),
-        "artefact": [ARTEFACTS[a] for a in seen.artefact],
-        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
-        "is_repeat": np.full(n, seen.task.is_repeat),
-        "has_lines": seen.has_lines,
-        **object_columns(seen.objects, seen.scene.lines),
-    }
 
 
 def _counts(

@@ -15,7 +15,7 @@ from spectra_scale.mock.observation import Observation
 Rows = NDArray[Any]
 
 # Wavelengths (Å) of the blue and the red camera, which overlap.
-_CAMERAS = {"sdss": ((3700, 6160), (5780, 9240)), "boss": ((3550, 6320), (5630, 10400))}
+_CAMERAS = {"sdss": ((3700, 6160), (5780, 9240)), "boss": ((3550, 6300), (5830, 10400))}
 _NAMES = ("flux", "loglam", "ivar", "mask", "wdisp", "sky", "calib", "x")
 _EXPOSURE_S = 900.0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,77 @@ from spectra_scale.mock.light import Emission, broad_flux
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import AGES_GYR
+from spectra_scale.mock.positions import chosen_objects
 from spectra_scale.mock.redshifts import Redshifts
 from spectra_scale.mock.scene import Scene
+from spectra_scale.mock.task import MockTask
+
+
+class Observed(Protocol):
+    """What the observations of all surveys know: `Observation` and `DesiObservation`."""
+
+    @property
+    def task(self) -> MockTask:
+        """The plate or healpixel."""
+
+    @property
+    def scene(self) -> Scene:
+        """Its objects, shape (n,)."""
+
+    @property
+    def redshifts(self) -> Redshifts:
+        """What the pipeline found, shape (n,)."""
+
+    @property
+    def artefact(self) -> NDArray[np.int64]:
+        """Index into ``instrument.ARTEFACTS``, shape (n,)."""
+
+
+def truth_table(
+    seen: Observed,
+    names: Mapping[str, Any],
+    has_lines: NDArray[np.bool_],
+    target: NDArray[np.str_],
+) -> dict[str, Any]:
+    """Columns of the truth table, in the same order and of the same types for every survey.
+
+    Parameters
+    ----------
+    seen
+        n science spectra as observed.
+    names
+        The columns `spectrum_key`, `plate` and `fiber`, each of n values or one for all; -1 where
+        a survey has no plates.
+    has_lines
+        Which have a row in the line table, shape (n,).
+    target
+        Target class of each, see `targets.target_classes`, shape (n,).
+
+    Returns
+    -------
+        Those names; `object_columns`; and of the observation: `artefact`; `failure`, see
+        `failures`; `object_id`, the same in all observations of one object; `program` and
+        `healpix`, empty and -1 but for DESI.
+    """
+    task, n = seen.task, len(seen.scene.objects)
+    # A plate or pixel has fewer than 10,000 objects.
+    object_id = task.source_plate * 10_000 + chosen_objects(task)
+    return {
+        "spectrum_key": names["spectrum_key"],
+        "plate": np.full(n, names["plate"], dtype=np.int32),
+        "mjd": np.full(n, task.mjd, dtype=np.int32),
+        "fiber": np.full(n, names["fiber"], dtype=np.int32),
+        "artefact": [ARTEFACTS[a] for a in seen.artefact],
+        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
+        "is_repeat": np.full(n, task.is_repeat),
+        "has_lines": has_lines,
+        **object_columns(seen.scene.objects, seen.scene.lines),
+        "survey": [task.survey] * n,
+        "object_id": object_id.astype(np.int64),
+        "target": [str(name) for name in target],
+        "program": [task.program if task.layout == "healpix" else ""] * n,
+        "healpix": np.full(n, task.healpix, dtype=np.int32),
+    }
 
 
 def failures(scene: Scene, redshifts: Redshifts, artefact: NDArray[np.int64]) -> list[str]:
