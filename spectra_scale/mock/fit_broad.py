@@ -7,7 +7,7 @@ from math import exp, log, sqrt
 import numpy as np
 from numba import njit
 
-from spectra_scale.mock.fit_kernels import baseline
+from spectra_scale.mock.fit_kernels import baseline, gaussian
 from spectra_scale.mock.population import LIGHT_KM_S
 
 _PER_DEX = LIGHT_KM_S * log(10.0)
@@ -62,10 +62,11 @@ def _fill(log_rest, low, high, centre, width, shift, share, out):  # type: ignor
     s = width / _PER_DEX
     place = centre + shift * width / _PER_DEX
     peak = share / (sqrt(2.0 * np.pi) * s)
-    for j in range(low, high):
+    first = max(np.searchsorted(log_rest, place - 7.0 * s), low)
+    last = min(np.searchsorted(log_rest, place + 7.0 * s), high)
+    for j in range(first, last):
         x = (log_rest[j] - place) / s
-        if x * x < 50.0:
-            out[j - low] += peak * exp(-0.5 * x * x)
+        out[j - low] += peak * gaussian(x * x)
 
 
 @njit(cache=True, fastmath=True, nogil=True)

@@ -166,13 +166,16 @@ def fit_basis(basis, use, weight, value, x):  # type: ignore[no-untyped-def]
         for k in range(i + 1):
             normal[i, k] = normal[k, i] = pairs[p]
             p += 1
+    gradient = right.astype(np.float64)
     for _ in range(_SWEEPS):
         for i in range(n):
             if normal[i, i] > 0.0:
-                gradient = right[i]
-                for k in range(n):
-                    gradient -= normal[i, k] * x[k]
-                x[i] = max(0.0, x[i] + gradient / normal[i, i])
+                move = max(-x[i], gradient[i] / normal[i, i])
+                if move != 0.0:
+                    x[i] += move
+                    row = normal[i]
+                    for k in range(n):
+                        gradient[k] -= move * row[k]
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -186,9 +189,9 @@ def model_spectrum(fine, x, log_rest, low, high, model):  # type: ignore[no-unty
     for i in range(x.shape[0]):
         if x[i] > 0.0:
             share = np.float32(x[i])
-            template = fine[i]
-            for k in range(first, last):
-                sums[k - first] += share * template[k]
+            template = fine[i, first:last]
+            for k in range(sums.shape[0]):
+                sums[k] += share * template[k]
     for j in range(low, high):
         place = (log_rest[j] - LOG_START) / LOG_STEP - first
         k = min(max(int(place), 0), last - first - 2)

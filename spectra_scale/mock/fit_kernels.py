@@ -82,11 +82,25 @@ class Work(NamedTuple):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
+def gaussian(x2):  # type: ignore[no-untyped-def]
+    """Give exp(-x²/2) of `x2` = x² up to 50, within 1e-3 of its value, in vector instructions.
+
+    The 256th root of it is a short polynomial; the C library's exp would be called pixel by pixel.
+    """
+    u = x2 * (0.5 / 256.0)
+    root = 1.0 - u * (1.0 - u * (0.5 - u * (1.0 / 6.0)))
+    for _ in range(8):
+        root *= root
+    return root
+
+
+@njit(cache=True, fastmath=True, nogil=True)
 def baseline(rest, ivar, free, low, high):  # type: ignore[no-untyped-def]
     """Mean residual in pixels low to high that are `free` of lines, and its error; 0 if none."""
     total = 0.0
     weight = 0.0
-    for j in range(low, high):
+    rest, ivar, free = rest[low:high], ivar[low:high], free[low:high]
+    for j in range(rest.shape[0]):
         if free[j]:
             total += ivar[j] * rest[j]
             weight += ivar[j]
@@ -107,9 +121,13 @@ def _add_profile(spec, line, ratio, motion, low, profile):  # type: ignore[no-un
     peak = ratio / (sqrt(2.0 * np.pi) * width * _LN10 * exp(_LN10 * centre) * spec.stretch)
     first = max(np.searchsorted(log_rest, centre - 5.0 * width) - low, 0)
     last = min(np.searchsorted(log_rest, centre + 5.0 * width) - low, n)
-    for j in range(first, last):
-        x = (log_rest[low + j] - centre) / width
-        profile[j] += peak * exp(-0.5 * x * x)
+    if last <= first:
+        return
+    # Loops over slices from 0 need no check for negative indices: they run in vector instructions.
+    here, wave = profile[first:last], log_rest[low + first : low + last]
+    for j in range(here.shape[0]):
+        x = (wave[j] - centre) / width
+        here[j] += peak * gaussian(x * x)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -127,16 +145,19 @@ def _solve_group(spec, group, motion, zero, work):  # type: ignore[no-untyped-de
             if line >= 0:
                 ratio = table.ratio[first + c, k]
                 _add_profile(spec, line, ratio, motion, low, work.profile[c, :m])
-    work.normal[:] = 0.0
-    work.right[:] = 0.0
+    ivar, rest = spec.ivar[low:high], spec.rest[low:high]
     for c in range(n):
-        mine = work.profile[c]
+        mine = work.profile[c, :m]
+        total = 0.0
         for j in range(m):
-            work.right[c] += spec.ivar[low + j] * mine[j] * (spec.rest[low + j] - zero)
+            total += ivar[j] * mine[j] * (rest[j] - zero)
+        work.right[c] = total
         for k in range(c + 1):
-            other = work.profile[k]
+            other = work.profile[k, :m]
+            total = 0.0
             for j in range(m):
-                work.normal[c, k] += spec.ivar[low + j] * mine[j] * other[j]
+                total += ivar[j] * mine[j] * other[j]
+            work.normal[c, k] = total
     return n
 
 
