@@ -143,11 +143,12 @@ def _places(
     x = np.where(kind == EXTREME, -1.35 + 0.25 * normal[0], x)
     x = np.clip(x, -1.75, -0.17)
     # The sequence flattens where [O III] is weakest.
-    y = np.maximum(0.61 / (np.minimum(x, -0.2) + 0.08) + 1.06, -0.62) + 0.10 * normal[1]
+    y = np.maximum(0.61 / (np.minimum(x, -0.2) + 0.08) + 1.06, -0.70) + 0.16 * normal[1]
     y = np.minimum(y, kauffmann(x) - 0.02)
-    seyfert_x, seyfert_y = -0.03 + 0.13 * normal[2], 0.85 + 0.17 * normal[3]
+    spread = np.where(kind == BROAD, 0.2, 0.13)
+    seyfert_x, seyfert_y = -0.03 + spread * normal[2], 0.85 + 0.17 * normal[3]
     # Nuclei seen face-on show more of their narrow-line region's high ionisation.
-    seyfert_y = seyfert_y + np.where(kind == BROAD, 0.27, 0.0)
+    seyfert_y = seyfert_y + np.where(kind == BROAD, 0.36, 0.0)
     liner_x = np.where(kind == LINER, 0.08, -0.02) + 0.12 * normal[2]
     liner_y = np.maximum(0.33 + 0.16 * normal[3], kewley(liner_x) + 0.05)
     low = np.isin(kind, (LINER, RETIRED, PASSIVE, POST_STARBURST))

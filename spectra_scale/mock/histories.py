@@ -35,7 +35,7 @@ _MASS_TO_LIGHT = np.array([0.0165, 0.075, 0.25, 0.58, 1.0, 1.75, 2.2, 2.9])
 _BEGIN = 12.8
 # By kind: log τ (Gyr) at 2·10¹⁰ solar masses, and its scatter.
 _LOG_TAU = {
-    STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.49, 0.12), SEYFERT: (0.74, 0.15),
+    STAR_FORMING: (0.69, 0.13), COMPOSITE: (0.54, 0.13), SEYFERT: (0.74, 0.15),
     LINER: (0.32, 0.10), BROAD: (0.50, 0.16), RETIRED: (0.20, 0.10), PASSIVE: (0.13, 0.10),
     EXTREME: (0.80, 0.15), POST_STARBURST: (0.20, 0.10), QUASAR: (0.55, 0.15),
 }  # fmt: skip

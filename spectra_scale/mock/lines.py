@@ -82,7 +82,7 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
     low = np.clip(0.75 - y, 0, 1) * hard
     oii = beta * 10 ** (0.47 - 2.4 * (x + 0.75) ** 2 * (1 - hard) + 0.25 * low)
     oi = 10 ** (-1.62 + 0.15 * (x + 0.6) + 0.55 * hard + 0.4 * low)
-    sii = 10 ** (-0.42 - 0.5 * np.clip(x + 0.45, 0, 1) + hard * (0.18 + 0.25 * low))
+    sii = 10 ** (-0.47 - 0.5 * np.clip(x + 0.45, 0, 1) + hard * (0.18 + 0.25 * low))
     density = 1.38 - 0.18 * hard
     helium = 0.008 * (1 - hard) + hard * 0.22 * np.clip(y, 0, 1)
     neon = oiii * (0.072 + 0.10 * hard)
@@ -93,7 +93,7 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
         "OII3726": oii / (1 + density), "OII3728": oii * density / (1 + density),
         "NeIII3868": neon, "NeIII3967": neon * 0.31, "H5_3889": beta * 0.125,
         "He_3970": beta * 0.159, "Hd4101": beta * 0.259, "Hg4340": beta * 0.468,
-        "OIII4363": oiii * 10 ** (-2.35 - 0.9 * np.clip(x + 1.3, 0, 1) * (1 - hard) + 0.7 * hard),
+        "OIII4363": oiii * 10 ** (-2.35 - 0.9 * np.clip(x + 1.3, 0, 1) * (1 - hard) + 0.85 * hard),
         "ArIV4711": oiii * 0.006 * hard, "ArIV4740": oiii * 0.005 * hard, "Hb4861": beta,
         "OIII4958": oiii / 2.98, "OIII5006": oiii, "NI5197": oi * 0.06, "NI5200": oi * 0.07,
         "HeI5875": np.full(n, 0.031), "OI6300": oi, "OI6362": oi * 0.33, "NII6547": 10**x / 2.96,

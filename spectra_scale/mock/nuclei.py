@@ -73,9 +73,9 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     on = has_broad * 1.0
     return Nuclei(
         share=share,
-        slope=np.where(is_lac, -1.3, -1.1) + 0.58 * normal[3],
+        slope=np.where(is_lac, -1.3, -1.22) + 0.58 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
-        balmer_continuum=on * 0.36 * 10 ** (0.25 * normal[4]),
+        balmer_continuum=on * 0.44 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
         broad_ew=on * 115 * 10 ** (0.15 * normal[5]),
         fwhm=on * fwhm,
@@ -97,7 +97,7 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
     double = rng.random(n) < 0.08
     bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))
-    side = np.where(rng.random(n) < 0.55, 1.0, -1.0)
+    side = np.where(rng.random(n) < 0.5, 1.0, -1.0)
     shift = side * rng.uniform(0.35, 0.9, n) * fwhm
     core = np.clip(1 - wing - bump, 0.1, None)
     parts = np.stack([core, wing, bump], axis=1)

@@ -127,9 +127,9 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     magnitude = np.clip(magnitude + 2.0 * (redshift - 0.11).clip(-1, 0.3), 15.8, 20.2)
     log_mass = _log_mass(kind, redshift, magnitude) + 0.08 * normal[1]
     weights, metallicity = light_weights(kind, log_mass, rng)
-    balmer = balmer_dust(log_mass, rng)
+    balmer = balmer_dust(log_mass, rng) * np.where(kind == COMPOSITE, 1.35, 1.0)
     forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == COMPOSITE)
-    share = np.clip(np.where(kind == COMPOSITE, 0.50, 0.47) + 0.13 * normal[2], 0.05, 0.85)
+    share = np.clip(np.where(kind == COMPOSITE, 0.40, 0.51) + 0.13 * normal[2], 0.05, 0.85)
     diffuse = _of(_DUST, kind) * rng.gamma(2.0, 0.5, n)
     # The Milky Way's own dust is part of what is seen: some hundredths of a magnitude in B - V.
     diffuse = np.where(forming, balmer * share, diffuse) + 0.07 * 10 ** (0.25 * normal[3])
@@ -152,7 +152,7 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         dust_birth=birth,
         # Curves are steeper where there is little dust (Salim & Narayanan 2020).
         dust_slope=np.clip(0.05 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.5, 0.5),
-        sodium=np.where(forming, 0.06, 0.04) * diffuse * 10 ** rng.normal(0, 0.25, n),
+        sodium=np.where(forming, 0.06, 0.03) * diffuse * 10 ** rng.normal(0, 0.25, n),
         star=rng.uniform(0, N_STARS - 1, n),
         nucleus=draw_nuclei(kind, rng),
         gas=gas,
