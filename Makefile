@@ -37,3 +37,4 @@ docs: $(INSTALLED)
 
 clean:
 	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache
+	find spectra_scale -name '*.nb[ci]' -delete
