@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra_scale.mock.faults import CALIBRATION_STEP
 from spectra_scale.mock.instrument import Exposure, Spectrograph, observe, spectrograph
 from spectra_scale.mock.light import PIXEL_KM_S
 from spectra_scale.mock.measure import Measured, measure, pipeline_class
@@ -18,6 +19,9 @@ from spectra_scale.mock.scene import Scene, look
 from spectra_scale.mock.settings import MockSettings, MockTask
 
 Ints = NDArray[np.int64]
+Singles = NDArray[np.float32]
+# Terms of the polynomial that the pipeline fits together with a template.
+_N_POLY = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +116,8 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     sigma = np.asarray(instrument.wdisp, dtype=np.float64) * PIXEL_KM_S
     model[row] = scene.render(log_wave, sigma)
     exposure = observe(model, artefact, instrument, rng)
-    found = find_redshifts(objects, settings, rng)
+    _refit_steps(exposure, model, artefact)
+    found = find_redshifts(objects, settings, rng, survey=task.survey)
     measured = measure(log_wave, exposure.flux[row], exposure.ivar[row], found.z, sigma)
     classes, subclass = pipeline_class(objects, measured)
     centre, ra, dec = positions(task)
@@ -135,6 +140,34 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
         subclass=subclass,
         has_lines=(classes == "GALAXY") & (rng.random(len(fiber)) >= settings.no_lines_fraction),
     )
+
+
+def _refit_steps(exposure: Exposure, light: Singles, artefact: Ints) -> None:
+    """Make the best fit of spectra with a step of calibration smooth: light times a polynomial.
+
+    The exposure's own model has the step in it. No template with a polynomial could follow one, so
+    that flux minus model shows it.
+
+    Parameters
+    ----------
+    exposure
+        Whose `model` is changed in the rows with a step.
+    light
+        Noiseless spectra, shape (fiber, pixel).
+    artefact
+        Index into ``instrument.ARTEFACTS``, shape (fiber,).
+    """
+    x = np.linspace(-1, 1, light.shape[1])
+    terms = np.polynomial.legendre.legvander(x, _N_POLY - 1)
+    for row in np.flatnonzero(artefact == CALIBRATION_STEP):
+        wanted = exposure.model[row].astype(np.float64)
+        good = (exposure.ivar[row] > 0) & (wanted != 0)
+        if np.count_nonzero(good) < 100:
+            continue
+        design = terms[good] * light[row, good, None] * np.sqrt(exposure.ivar[row, good])[:, None]
+        right = wanted[good] * np.sqrt(exposure.ivar[row, good])
+        shape = terms @ np.linalg.lstsq(design, right, rcond=None)[0]
+        exposure.model[row] = np.where(wanted != 0, light[row] * shape, 0)
 
 
 def _fibers(task: MockTask, settings: MockSettings, rng: np.random.Generator) -> tuple[Ints, Ints]:
