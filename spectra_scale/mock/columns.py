@@ -122,7 +122,15 @@ PLUGMAP = table_type(_PLUGMAP)
 PORTSMOUTH = table_type(_PORTSMOUTH)
 
 # specObj holds every survey in one table: its texts are as wide as the widest needs.
-_WIDER = {"RUN2D": 7, "RUN1D": 7, "FIRSTRELEASE": 4, "CLASS_NOQSO": 6, "SUBCLASS_NOQSO": 21}
+# PLATEID of plates from 8882 on has 20 digits.
+_WIDER = {
+    "PLATEID": 20,
+    "RUN2D": 7,
+    "RUN1D": 7,
+    "FIRSTRELEASE": 4,
+    "CLASS_NOQSO": 6,
+    "SUBCLASS_NOQSO": 21,
+}
 CATALOGUE = np.dtype(
     [
         (name, f"S{_WIDER[name]}") if name in _WIDER else (name, *_rest)

@@ -14,7 +14,9 @@ from spectra_scale.mock.columns import PLUGMAP, ZBEST
 from spectra_scale.mock.fits import Part
 from spectra_scale.mock.headers import N_EXPOSURES, plate_axis_cards, plate_cards
 from spectra_scale.mock.observation import Observation
-from spectra_scale.mock.targets import BOSS_BITS, LEGACY_BITS, LEGACY_STANDARD
+from spectra_scale.mock.plate_facts import plate_facts, spectrograph_of
+from spectra_scale.mock.rows import focal_plane, target_names
+from spectra_scale.mock.targets import object_types
 
 Rows = NDArray[Any]
 
@@ -77,12 +79,12 @@ def _plugmap(seen: Observation, best: Rows) -> Rows:
     rows["FIBERID"] = np.arange(1, n + 1)
     rows["HOLETYPE"], rows["OBJTYPE"] = "OBJECT", "SKY"
     rows["RA"], rows["DEC"] = seen.centre
-    rows["SPECTROGRAPHID"] = 1 + (rows["FIBERID"] > n // 2)
-    rows["OBJTYPE"][seen.row] = _object_types(best)
+    rows["SPECTROGRAPHID"] = spectrograph_of(rows["FIBERID"], seen.task, seen.settings)
+    rows["OBJTYPE"][seen.row] = object_types(target_names(seen))
+    rows["OBJID"][seen.row] = best["OBJID"]
     rows["RA"][seen.row], rows["DEC"][seen.row] = seen.ra, seen.dec
     rows["MAG"][seen.row] = seen.objects.magnitude[:, None] + _COLOURS
-    rows["XFOCAL"] = 217.7 * (rows["RA"] - seen.centre[0])
-    rows["YFOCAL"] = 217.7 * (rows["DEC"] - seen.centre[1])
+    rows["XFOCAL"], rows["YFOCAL"] = focal_plane(rows["RA"], rows["DEC"], seen.centre)
     for name in ("PRIMTARGET", "SECTARGET"):
         rows[name][seen.row] = best[name]
     return rows
@@ -101,16 +103,7 @@ def _zbest(seen: Observation, rows: Rows) -> Rows:
     best["PLUG_RA"], best["PLUG_DEC"] = seen.centre
     for name in set(ZBEST.names or ()) & set(rows.dtype.names or ()):
         best[name][seen.row] = rows[name]
-    best["OBJTYPE"][seen.row] = _object_types(rows)
+    best["OBJTYPE"][seen.row] = object_types(target_names(seen))
+    for name, value in plate_facts(seen.task).depth.items():
+        best[name] = value
     return best
-
-
-def _object_types(rows: Rows) -> NDArray[np.str_]:
-    """OBJTYPE of the catalogue's rows, from their target bits."""
-    standard = (rows["LEGACY_TARGET2"] == LEGACY_STANDARD) | (
-        rows["BOSS_TARGET1"] == BOSS_BITS["standard"]
-    )
-    is_qso = (rows["LEGACY_TARGET1"] == LEGACY_BITS["qso"]) | (
-        rows["BOSS_TARGET1"] == BOSS_BITS["qso"]
-    )
-    return np.select([standard, is_qso], ["SPECTROPHOTO_STD", "QSO"], "GALAXY")

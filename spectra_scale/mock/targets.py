@@ -35,7 +35,19 @@ DESI_BITS = {
 BGS_BITS = {"bgs-faint": 1, "bgs-bright": 1 << 1}
 
 
-def target_classes(task: MockTask, kind: Ints, redshift: Floats, magnitude: Floats) -> Texts:
+#: OBJTYPE of spPlate, spZbest and SPALL; all others are galaxies.
+OBJECT_TYPES = {"standard": "SPECTROPHOTO_STD", "qso": "QSO"}
+# Of stars that a pipeline takes for galaxies, so many were observed as standards.
+_STANDARD_SHARE = 0.3
+
+
+def target_classes(
+    task: MockTask,
+    kind: Ints,
+    redshift: Floats,
+    magnitude: Floats,
+    as_galaxy: NDArray[np.bool_] | None = None,
+) -> Texts:
     """Why `task` observes each of its objects.
 
     Parameters
@@ -44,6 +56,9 @@ def target_classes(task: MockTask, kind: Ints, redshift: Floats, magnitude: Floa
         Whose survey decides.
     kind, redshift, magnitude
         Truth of its objects: index into `kinds.KINDS`, and r in the fibre; shape (n_science,).
+    as_galaxy
+        Stars that look like galaxies, most of which were targets for that, shape (n_science,);
+        none where not given.
 
     Returns
     -------
@@ -53,18 +68,29 @@ def target_classes(task: MockTask, kind: Ints, redshift: Floats, magnitude: Floa
     # Half of the quasars with a bright host are taken as galaxies.
     is_qso = (kind == QUASAR) | (np.isin(kind, (BROAD, BL_LAC)) & (chance < 0.5))
     is_red = np.isin(kind, (PASSIVE, RETIRED))
+    is_standard = kind == STAR
+    if as_galaxy is not None:
+        is_standard &= ~as_galaxy | (chance < _STANDARD_SHARE)
+    first = [is_standard, is_qso]
     if task.survey == "sdss":
-        rules = [kind == STAR, is_qso, is_red & (redshift > 0.16)]
-        return np.select(rules, ["standard", "qso", "lrg"], "main-galaxy")
+        return np.select(
+            [*first, is_red & (redshift > 0.16)], ["standard", "qso", "lrg"], "main-galaxy"
+        )
     if task.survey == "boss":
         massive = is_red | (chance < 0.7)
-        rules = [kind == STAR, is_qso, massive & (redshift < 0.4), massive]
+        rules = [*first, massive & (redshift < 0.4), massive]
         return np.select(rules, ["standard", "qso", "lowz", "cmass"], "ancillary")
     if task.program == "bright":
-        rules = [kind == STAR, is_qso, magnitude < 19.5]
+        rules = [*first, magnitude < 19.5]
         return np.select(rules, ["standard", "qso", "bgs-bright"], "bgs-faint")
-    rules = [kind == STAR, is_qso, is_red | (chance < 0.6)]
+    rules = [*first, is_red | (chance < 0.6)]
     return np.select(rules, ["standard", "qso", "lrg"], "elg")
+
+
+def object_types(classes: Texts) -> Texts:
+    """OBJTYPE of target classes, shape (n,)."""
+    names = list(OBJECT_TYPES)
+    return np.select([classes == name for name in names], list(OBJECT_TYPES.values()), "GALAXY")
 
 
 def bits_of(classes: Texts, bits: dict[str, int]) -> Ints:
