@@ -6,10 +6,16 @@ import numpy as np
 
 from spectra_scale.mock.fits import Card
 from spectra_scale.mock.instrument import Spectrograph
+from spectra_scale.mock.plate_facts import plate_facts
 from spectra_scale.mock.settings import MockTask
 
 #: Exposures of each camera.
 N_EXPOSURES = {"sdss": 4, "boss": 5}
+_DEPTHS = tuple(
+    (f"SPEC{i}_{band}", f"(S/N)^2 for spec  {i} at mag {magnitude}")
+    for i in (1, 2)
+    for band, magnitude in (("G", "20.20"), ("R", "20.25"), ("I", "19.90"))
+)
 
 
 def plate_cards(
@@ -18,7 +24,7 @@ def plate_cards(
     """Cards that the spPlate of a plate and all its spec files share, COEFF0 of the plate last."""
     versions = _boss_versions() if instrument.is_boss else _legacy_versions()
     night = np.random.default_rng((task.seed, task.plate, task.mjd))
-    g, r, i = (float(x) for x in night.uniform((9, 12, 12), (22, 30, 28)))
+    depth = plate_facts(task).depth
     cards: list[Card] = [
         ("TELESCOP", "SDSS 2.5-M", "Sloan Digital Sky Survey"),
         ("FLAVOR", "science", "exposure type, SDSS spectro style"),
@@ -46,12 +52,7 @@ def plate_cards(
         ("PSFSKY", 3, "Order of PSF skysubtraction"),
         ("SKYCHI2", round(float(night.uniform(0.98, 1.12)), 9), "Mean chi^2 of sky-subtraction"),
         ("PREJECT", 0.2, "Profile area rejection threshold"),
-        ("SPEC1_G", round(g, 4), "(S/N)^2 for spec  1 at mag 20.20"),
-        ("SPEC1_R", round(r, 4), "(S/N)^2 for spec  1 at mag 20.25"),
-        ("SPEC1_I", round(i, 4), "(S/N)^2 for spec  1 at mag 19.90"),
-        ("SPEC2_G", round(g * 0.93, 4), "(S/N)^2 for spec  2 at mag 20.20"),
-        ("SPEC2_R", round(r * 0.95, 4), "(S/N)^2 for spec  2 at mag 20.25"),
-        ("SPEC2_I", round(i * 0.94, 4), "(S/N)^2 for spec  2 at mag 19.90"),
+        *((key, depth[key], comment) for key, comment in _DEPTHS),
         ("NSTD", 14 + task.plate % 7, "Number of (good) std stars"),
         ("LOWREJ", 5, "Extraction: low rejection"),
         ("HIGHREJ", 8, "Extraction: high rejection"),
@@ -77,7 +78,7 @@ def plate_cards(
 
 
 def spectrum_cards(
-    cards: list[Card], first_pixel: int, own: list[Card], n_exposures: int
+    cards: list[Card], first_pixel: int, own: list[Card], exposures: list[str], *, is_boss: bool
 ) -> list[Card]:
     """Cards of one spec file.
 
@@ -90,25 +91,34 @@ def spectrum_cards(
         that of the plate, one or more pixels before their `loglam` begins.
     own
         PLUG_RA, PLUG_DEC and the object's id.
-    n_exposures
-        How many EXPID cards follow for each camera.
+    exposures
+        Of `exposure_names`.
+    is_boss
+        EXPID cards have two digits in legacy files, three from DR16 on. BOSS files count the
+        exposures of each camera for the first spectrograph alone.
     """
-    coeff0 = round(1e-4 * first_pixel, 4)
+    coeff0, n = round(1e-4 * first_pixel, 4), len(exposures) // 2
+    spectrograph, digits = int(exposures[0][1]), 3 if is_boss else 2
     mine: list[Card] = [(k, coeff0 if k == "COEFF0" else v, c) for k, v, c in cards]
-    mine += [
-        *own,
-        ("NEXP_B1", n_exposures, "b1 camera number of exposures"),
-        ("NEXP_R1", n_exposures, "r1 camera number of exposures"),
-        ("NEXP", 2 * n_exposures, "Number of individual exposures"),
-    ]
-    names = exposure_names(n_exposures)
-    return mine + [(f"EXPID{i + 1:02d}", name, "") for i, name in enumerate(names)]
+    mine += own
+    if not is_boss or spectrograph == 1:
+        # Of legacy files too they are named after the first spectrograph, whichever it was.
+        mine += [
+            ("NEXP_B1", n, "b1 camera number of exposures"),
+            ("NEXP_R1", n, "r1 camera number of exposures"),
+        ]
+    mine.append(("NEXP", 2 * n, "Number of individual exposures"))
+    return mine + [(f"EXPID{i:0{digits}d}", name, "") for i, name in enumerate(exposures, 1)]
 
 
-def exposure_names(n_exposures: int) -> list[str]:
-    """Names of the exposures as EXPID gives them: camera, exposure, flat, arc."""
+def exposure_names(n_exposures: int, spectrograph: int) -> list[str]:
+    """Names of the exposures as EXPID gives them: camera, exposure, flat, arc; blue ones first."""
     flat, arc = 2591 + n_exposures, 2592 + n_exposures
-    return [f"{c}1-{2591 + i:08d}-{flat:08d}-{arc:08d}" for c in "br" for i in range(n_exposures)]
+    return [
+        f"{camera}{spectrograph}-{2591 + i:08d}-{flat:08d}-{arc:08d}"
+        for camera in "br"
+        for i in range(n_exposures)
+    ]
 
 
 def plate_axis_cards(instrument: Spectrograph) -> list[Card]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.fits import Card
-from spectra_scale.mock.headers import exposure_names
 from spectra_scale.mock.observation import Observation
 
 Rows = NDArray[Any]
@@ -26,7 +25,7 @@ def exposure_type(survey: str) -> np.dtype[Any]:
     return np.dtype([(name, ">i4" if name == "mask" else ">f4") for name in names])
 
 
-def exposure_hdus(seen: Observation, index: int, n_exposures: int) -> list[bytes]:
+def exposure_hdus(seen: Observation, index: int, names: list[str]) -> list[bytes]:
     """HDUs of all exposures of one spectrum, blue camera first.
 
     The exposures have the noise of one each, and their mean is the coadd: deviations that sum to
@@ -40,12 +39,11 @@ def exposure_hdus(seen: Observation, index: int, n_exposures: int) -> list[bytes
         The plate as observed.
     index
         Which science spectrum.
-    n_exposures
-        Exposures of each camera.
+    names
+        Of `headers.exposure_names`.
     """
-    task = seen.task
+    task, n_exposures = seen.task, len(names) // 2
     rng = np.random.default_rng((task.seed, task.plate, int(seen.fiber[index]), 4))
-    names = exposure_names(n_exposures)
     hdus = []
     for camera, (low, high) in enumerate(_CAMERAS[task.survey]):
         tables = _camera(seen, index, (low, high), n_exposures, rng)

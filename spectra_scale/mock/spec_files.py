@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from spectra_scale.mock import fits
 from spectra_scale.mock.columns import COADD, SPALL, SPECOBJ
 from spectra_scale.mock.fits import Card
-from spectra_scale.mock.headers import N_EXPOSURES, plate_cards, spectrum_cards
-from spectra_scale.mock.linerows import zline_rows
+from spectra_scale.mock.headers import N_EXPOSURES, exposure_names, plate_cards, spectrum_cards
 from spectra_scale.mock.observation import Observation
+from spectra_scale.mock.photo_ids import RERUN, SKY_VERSION, object_numbers, photo_fields
+from spectra_scale.mock.plate_facts import spectrograph_of
+from spectra_scale.mock.rows import target_names
 from spectra_scale.mock.single_exposures import exposure_hdus
+from spectra_scale.mock.targets import object_types
+from spectra_scale.mock.zlines import zline_rows
 
 Rows = NDArray[Any]
 
@@ -34,60 +38,94 @@ def write_spec_files(seen: Observation, rows: Rows, folder: Path) -> list[int]:
     -------
         Sizes of the files in bytes.
     """
-    task, n = seen.task, N_EXPOSURES[seen.task.survey]
-    run2d = seen.settings.run2d(task.survey)
-    spectra, plate = folder / run2d / "spectra", f"{task.plate:04d}"
+    task = seen.task
     is_boss = task.survey == "boss"
-    full = spectra / "full" / plate if is_boss else spectra / plate
-    cards = plate_cards(task, seen.instrument, seen.centre, n)
-    wide = _narrowed(rows, SPALL if is_boss else SPECOBJ)
-    if is_boss:
-        wide["SPECOBJID"] = [int(i) for i in rows["SPECOBJID"]]
-        wide["OBJTYPE"] = "GALAXY"
-        wide["RA"], wide["DEC"] = seen.ra, seen.dec
+    cards = plate_cards(task, seen.instrument, seen.centre, N_EXPOSURES[task.survey])
+    wide = _spall(seen, rows) if is_boss else _narrowed(rows, SPECOBJ)
     name = "SPALL" if is_boss else "SPECOBJ"
     wide_header = fits.table_header(wide.dtype, 1, name)
+    zlines = zline_rows(seen, rows["SN_MEDIAN_ALL"].astype(np.float64))
+    line_header = fits.table_header(zlines.dtype, zlines.shape[1], "SPZLINE")
+    wide_bytes, size = _encoded(wide, is_boss=is_boss), wide.dtype.itemsize
+    spectrograph = spectrograph_of(seen.fiber, task, seen.settings)
     sizes = []
-    wide_bytes, size = fits.table_rows(wide), wide.dtype.itemsize
-    for i, (fiber, zlines) in enumerate(zip(seen.fiber, zline_rows(seen), strict=True)):
+    for i in range(len(seen.fiber)):
+        exposures = exposure_names(N_EXPOSURES[task.survey], int(spectrograph[i]))
         coadd = _coadd(seen, i)
+        # Legacy COEFF0 is the plate's: one or more pixels before the trimmed spectrum.
         first = int(np.rint(float(coadd["loglam"][0]) * 1e4))
-        is_full = i < task.n_full
-        directory = full if is_full else spectra / "lite" / plate
-        primary = spectrum_cards(
-            cards,
-            # Legacy COEFF0 is the plate's: one or more pixels before the trimmed spectrum.
-            first if is_boss else seen.instrument.first_pixel,
-            _own_cards(seen, i, rows),
-            n,
-        )
+        first = first if is_boss else seen.instrument.first_pixel
+        own = _own_cards(seen, i, rows)
         hdus = [
-            fits.primary(primary),
+            fits.primary(spectrum_cards(cards, first, own, exposures, is_boss=is_boss)),
             fits.table(coadd, "COADD", "Coadded spectrum"),
             wide_header,
             fits.padded(wide_bytes[i * size : (i + 1) * size]),
-            fits.table(zlines, "SPZLINE"),
+            line_header,
+            fits.padded(_encoded(zlines[i], is_boss=is_boss)),
         ]
-        if is_full:
-            hdus += exposure_hdus(seen, i, n)
-        path = directory / f"spec-{task.name}-{fiber:04d}.fits"
+        if i < task.n_full:
+            hdus += exposure_hdus(seen, i, exposures)
+        path = _path(seen, folder, i)
         sizes.append(fits.write_atomically(path, [b"".join(hdus)]))
     return sizes
 
 
+def _path(seen: Observation, folder: Path, index: int) -> Path:
+    task = seen.task
+    spectra = folder / seen.settings.run2d(task.survey) / "spectra"
+    name = f"spec-{task.name}-{seen.fiber[index]:04d}.fits"
+    full = spectra / "full" if task.survey == "boss" else spectra
+    return (full if index < task.n_full else spectra / "lite") / f"{task.plate:04d}" / name
+
+
+def _encoded(rows: Rows, *, is_boss: bool) -> bytes:
+    """Bytes of table rows: texts of BOSS files end in NULs, those of legacy files in blanks."""
+    if not is_boss:
+        return fits.table_rows(rows)
+    out = rows.copy()
+    for name in out.dtype.names or ():
+        if out.dtype[name].str == ">u8":
+            # FITS stores an unsigned integer minus 2**63.
+            out[name] ^= np.uint64(1 << 63)
+    return out.tobytes()
+
+
 def _own_cards(seen: Observation, index: int, rows: Rows) -> list[Card]:
-    is_boss = seen.task.survey == "boss"
-    number = rows["SPECOBJID"][index].decode()
     own: list[Card] = [
         ("PLUG_RA", round(float(seen.ra[index]), 7), "RA of object [deg]"),
         ("PLUG_DEC", round(float(seen.dec[index]), 8), "dec of object [deg]"),
     ]
-    if is_boss:
-        own.append(("THING_ID", int(number) % 10**9, "Unique object identifier"))
+    if seen.task.survey == "boss":
+        number = int(object_numbers(seen.task)[index])
+        own.append(("THING_ID", number, "Unique object identifier"))
     else:
-        own.append(("SPEC_ID", number, "Unique object identifier"))
+        number_text = rows["SPECOBJID"][index].decode()
+        own.append(("SPEC_ID", number_text, "Unique object identifier"))
     own.append(("FIBERID", int(seen.fiber[index]), "Fiber number"))
     return own
+
+
+def _spall(seen: Observation, rows: Rows) -> Rows:
+    """Rows of SPALL: those of the catalogue, and the object's numbers in the photometric survey.
+
+    Magnitudes and shapes are 0: the mock takes no images.
+    """
+    wide = _narrowed(rows, SPALL)
+    number = object_numbers(seen.task)
+    fields = photo_fields(number)
+    run, camcol, field, place = fields.T
+    photo = rows["BESTOBJID"]
+    field_id = [str(int(i) - int(n)) for i, n in zip(photo, place, strict=True)]
+    columns: dict[str, Any] = {
+        "SPECOBJID": [int(i) for i in rows["SPECOBJID"]], "RA": seen.ra, "DEC": seen.dec,
+        "OBJTYPE": object_types(target_names(seen)), "OBJID": photo, "FIELDID": field_id,
+        "SKYVERSION": SKY_VERSION, "RUN": run, "RERUN": str(RERUN), "CAMCOL": camcol,
+        "FIELD": field, "ID": place, "THING_ID": number, "MODE": 1, "CLEAN": 1,
+    }  # fmt: skip
+    for name, value in columns.items():
+        wide[name] = value
+    return wide
 
 
 def _coadd(seen: Observation, index: int) -> Rows:
