@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from numpy.typing import NDArray
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.mock import fits, parts
 from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
-from spectra_scale.mock.desi_columns import FASTSPEC, ZCATALOG
+from spectra_scale.mock.desi_columns import FASTSPEC, METADATA, ZCATALOG, unit_cards
+from spectra_scale.mock.lock import LOCK
 from spectra_scale.mock.parts import is_written
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.settings import MockSettings
@@ -48,6 +52,7 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
     UsageError
         If it holds a release of other settings, finished or begun, or anything else.
     """
+    _check_name(folder)
     found = _found(folder)
     if found is None:
         _check_empty(folder)
@@ -55,8 +60,9 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
     name, content = found
     wanted = {"format": FORMAT, "settings": asdict(settings)}
     if {key: content.get(key) for key in wanted} != wanted:
-        others = content.get("settings") or {}
-        changed = [key for key, value in asdict(settings).items() if others.get(key) != value]
+        others = content.get("settings")
+        known = others if isinstance(others, dict) else {}
+        changed = [key for key, value in asdict(settings).items() if known.get(key) != value]
         message = (
             f"{folder} holds a mock release of other settings (differing: "
             f"{', '.join(changed) or 'its format'}). Give another folder, "
@@ -66,16 +72,37 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
     return name == SUMMARY and bool(content.get("whole"))
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a name that no folder can have."""
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}:
+            raise
+        message = f"{folder}: {error.strerror}; expected the path of a folder. Give another."
+        raise UsageError(message) from error
+
+
 def _found(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    for name in (SUMMARY, BEGUN):
+    # The first again: another run may have finished between the two looks.
+    for name in (SUMMARY, BEGUN, SUMMARY):
         path = folder / name
-        if path.exists():
-            try:
-                content = json.loads(path.read_text())
-            except ValueError as error:
-                message = f"{path} is no JSON ({error}). Delete the folder, or give another."
-                raise UsageError(message) from error
-            return name, content if isinstance(content, dict) else {}
+        try:
+            content = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, RecursionError) as error:
+            message = f"{path} is no JSON ({error}). Delete the folder, or give another."
+            raise UsageError(message) from error
+        except IsADirectoryError as error:
+            message = (
+                f"{path} is a folder; expected the file in which a mock release says what it is. "
+                "Delete it, or give another folder."
+            )
+            raise UsageError(message) from error
+        return name, content if isinstance(content, dict) else {}
     return None
 
 
@@ -85,8 +112,9 @@ def _check_empty(folder: Path) -> None:
     if not folder.is_dir():
         message = f"{folder} is a file: a mock release is a folder. Give another path."
         raise UsageError(message)
-    # A run that was killed at once leaves the half of its mark.
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(f".{BEGUN}."))
+    # A run that was killed at once leaves the half of its mark; one that begins has its lock.
+    ours = (f".{BEGUN}.", LOCK)
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
     if not names or parts.FOLDER in names:
         return
     words = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -127,7 +155,8 @@ def parts_there(folder: Path, settings: MockSettings) -> set[str]:
     if found is None or found[0] != SUMMARY or (folder / BEGUN).exists():
         return set()
     check_folder(folder, settings)
-    return set(found[1].get("parts", ()))
+    names = found[1].get("parts")
+    return {str(name) for name in names} if isinstance(names, list) else set()
 
 
 def finish(folder: Path, tasks: Sequence[MockTask], settings: MockSettings) -> dict[str, Any]:
@@ -180,7 +209,7 @@ def _tidy(folder: Path, *, whole: bool) -> None:
     (folder / BEGUN).unlink(missing_ok=True)
     if whole:
         shutil.rmtree(folder / parts.FOLDER, ignore_errors=True)
-        # What a killed worker left of a file.
+        # What a killed worker left of a file: whoever finishes holds the lock.
         for path in folder.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -189,11 +218,14 @@ def _write_tables(
     folder: Path, tasks: Sequence[MockTask], settings: MockSettings
 ) -> dict[str, Any]:
     sizes = parts.sizes_of(folder, tasks)
-    for name, (file, extension, kind) in _TABLES.items():
-        if name in sizes:
-            found = parts.rows_of(folder, tasks, name)
-            chunks = _table(kind, sizes[name], found, extension)
-            fits.write_atomically(folder / file, chunks)
+    for file, tables in _TABLES.items():
+        there = [table for table in tables if table[0] in sizes]
+        if there:
+            hdus = (
+                _table(kind, sizes[name], parts.rows_of(folder, tasks, name), extension)
+                for name, extension, kind in there
+            )
+            fits.write_atomically(folder / file, chain([fits.primary()], *hdus))
     if "cas" in sizes:
         fits.write_atomically(folder / CAS_FILE, _csv(parts.rows_of(folder, tasks, "cas")))
     counts = _write_truth(folder, tasks)
@@ -210,20 +242,21 @@ def _write_tables(
     }
 
 
-# Of each table: its file, EXTNAME and columns.
-_TABLES: dict[str, tuple[str, str, np.dtype[Any]]] = {
-    "catalogue": (CATALOGUE_FILE, "", CATALOGUE),
-    "lines": (LINES_FILE, "", PORTSMOUTH),
-    "zcatalog": (ZCATALOG_FILE, "ZCATALOG", ZCATALOG),
-    "fastspec": (FASTSPEC_FILE, "FASTSPEC", FASTSPEC),
+# Of each file, its tables: the name that their rows have in the parts, EXTNAME and columns.
+_TABLES: dict[str, tuple[tuple[str, str, np.dtype[Any]], ...]] = {
+    CATALOGUE_FILE: (("catalogue", "", CATALOGUE),),
+    LINES_FILE: (("lines", "", PORTSMOUTH),),
+    ZCATALOG_FILE: (("zcatalog", "ZCATALOG", ZCATALOG),),
+    FASTSPEC_FILE: (("fastspec", "FASTSPEC", FASTSPEC), ("metadata", "METADATA", METADATA)),
 }
 
 
 def _table(
     kind: np.dtype[Any], n_rows: int, found: Iterator[Rows], name: str = ""
 ) -> Iterator[bytes]:
-    yield fits.primary()
-    yield fits.table_header(kind, n_rows, name)
+    # DESI's tables have names and units; those of SDSS have neither.
+    units = unit_cards(kind.names or ()) if name else ()
+    yield fits.table_header(kind, n_rows, name, cards=units)
     size = 0
     for rows in found:
         data = fits.table_rows(rows)
@@ -250,7 +283,7 @@ def _csv(found: Iterator[Rows]) -> Iterator[bytes]:
 def _write_truth(folder: Path, tasks: Sequence[MockTask]) -> dict[str, dict[str, int]]:
     """Write the truth table, one row group a plate, and count its kinds and artefacts."""
     path = folder / TRUTH_FILE
-    temporary = folder / f".{TRUTH_FILE}.tmp"
+    temporary = folder / f".{TRUTH_FILE}.{os.getpid()}.tmp"
     counts: dict[str, dict[str, int]] = {"kinds": {}, "artefacts": {}}
     writer: pq.ParquetWriter | None = None
     try:

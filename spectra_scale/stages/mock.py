@@ -9,6 +9,7 @@ from typing import Any
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import MockSection
+from spectra_scale.mock.lock import locked
 from spectra_scale.mock.plan import plan, select
 from spectra_scale.mock.plates import is_written, write_plate
 from spectra_scale.mock.release import begin, check_folder, finish, parts_there
@@ -67,10 +68,18 @@ def run(config: MockSection, place: Place) -> dict[str, Any]:
     ------
     UsageError
         If the folder holds another release, or anything else.
+    SpectraScaleError
+        If another run is writing it, or the disk is full.
     """
-    settings = settings_of(config)
     if check(config):
         return {}
+    with locked(config.path):
+        # Once more: another run may have ended since.
+        return {} if check(config) else _run(config, place)
+
+
+def _run(config: MockSection, place: Place) -> dict[str, Any]:
+    settings = settings_of(config)
     begin(config.path, settings)
     every = plan(settings)
     tasks = select(every, config.plates, config.healpix)
