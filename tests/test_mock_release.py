@@ -199,7 +199,7 @@ def test_a_full_disk_says_so_and_leaves_no_part_of_a_file(tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(SpectraScaleError, match=r"no space on the disk .*same command again"):
+        with pytest.raises(SpectraScaleError, match=r"no space on the disk.* same command again"):
             writer.write_atomically(tmp_path / "x.fits", [b"SIMPLE"])
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,6 @@ import errno
 import math
 import os
 import re
-import shutil
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -276,14 +275,13 @@ def write_atomically(path: Path, parts: Iterable[Part]) -> int:
 
 def disk_error(error: OSError, temporary: Path, path: Path) -> SpectraScaleError:
     """Remove what was written of a file, and say what is wrong with the disk."""
+    # No number: it would be that after the removal, or that of another user's files.
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
     if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return SpectraScaleError(f"{path}: {error.strerror}. Nothing was left of this file.")
-    with suppress(OSError):
-        free = shutil.disk_usage(path.parent).free / 2**20
-        return SpectraScaleError(
-            f"{path}: no space on the disk ({free:.0f} MiB free). What was written is whole and "
-            "stays; free some space and give the same command again, and it goes on from there."
-        )
-    return SpectraScaleError(f"{path}: no space on the disk.")
+        what = error.strerror or str(error)
+        return SpectraScaleError(f"{path}: {what}. Nothing was left of this file.")
+    return SpectraScaleError(
+        f"{path}: no space on the disk. What was written before is whole and stays; free some "
+        "space and give the same command again, and it goes on from there."
+    )
