@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
 
 from spectra_scale.compare.discriminate import (
     Examples,
     discriminate,
     examples_of,
+    null_aucs,
     null_of,
     weighted_auc,
 )
-from spectra_scale.compare.examples import blind
+from spectra_scale.compare.examples import blind, gallery
 from spectra_scale.compare.linear import across, cross_validated, scaled
 from spectra_scale.compare.matching import coordinates, match
-from spectra_scale.compare.measures import MEASURES
-from spectra_scale.compare.noise import MaskCounts
-from spectra_scale.compare.sides import Native, Side, read_side
+from spectra_scale.compare.measures import MEASURES, measure_block
+from spectra_scale.compare.noise import MaskCounts, noise_of
+from spectra_scale.compare.run import check_enough
+from spectra_scale.compare.sides import Native, Side, read_side, table_labels
 from spectra_scale.compare.statistics import (
     FRACTION_TARGETS,
     class_fractions,
@@ -30,12 +36,18 @@ from spectra_scale.compare.statistics import (
     weighted_quantiles,
 )
 from spectra_scale.compare.transfer import WINDOWS, mean_residual, structure
-from spectra_scale.compare.verdicts import Asked
-from spectra_scale.errors import UsageError
+from spectra_scale.compare.verdicts import COLUMNS, Asked, asked
+from spectra_scale.compute.place import Here
+from spectra_scale.config import MockSection
+from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.figures.compare_spectra import numbered_spectra
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.grid import WavelengthGrid
+from spectra_scale.spectrum.identity import sdss_key
 from spectra_scale.spectrum.masks import SPPIXMASK
 from spectra_scale.spectrum.observed import ObservedSpectra
+from spectra_scale.stages import mock as stage
+from spectra_scale.surveys.lines import LINE_COLUMNS, read_line_catalogue
 
 WAVE = WavelengthGrid.rest_frame().centres
 RED, BUMP = (WAVE / 6000.0) ** 1.5, np.exp(-0.5 * ((WAVE - 5500) / 300) ** 2)
@@ -49,14 +61,17 @@ def side(n: int, seed: int, *, name: str = "real", bump: float = 0.0) -> Side:
     flux = shape + 0.1 * rng.standard_normal((n, len(WAVE)))
     ivar = np.full(flux.shape, 100.0)
     ivar[rng.random(flux.shape) < 0.05] = 0
+    z, snr = rng.uniform(0.05, 0.3, n), rng.uniform(5, 20, n)
+    label = rng.integers(1, 3, n).astype(np.int8)
     return Side(
         name=name,
         key=np.array([f"{name}:{i}" for i in range(n)]),
-        z=rng.uniform(0.05, 0.3, n),
-        snr=rng.uniform(5, 20, n),
+        z=z,
+        snr=snr,
         boss=np.zeros(n, bool),
         group=np.arange(n),
-        label=rng.integers(1, 3, n).astype(np.int8),
+        label=label,
+        table_label=label,
         measures={m: slope.copy() for m in MEASURES},
         flux=np.where(ivar > 0, flux, 0).astype(np.float32),
         ivar=ivar.astype(np.float32),
@@ -241,6 +256,198 @@ def test_a_number_passes_in_its_range_or_beside_the_real_one() -> None:
     assert Asked("a", 2.0, nan, "", 0.5, 1.5).verdict == "short"
     assert Asked("a", 2.0, 2.05, "", 0.5, 1.5, 0.1).verdict == "PASS"
     assert Asked("a", nan, 2.05, "", 0.5, 1.5, 0.1).verdict == "not measured"
+
+
+def test_a_ratio_out_of_range_by_less_than_its_error_says_so() -> None:
+    nan = float("nan")
+
+    def ratio(value: float, error: float) -> Asked:
+        return Asked("χ²", value, nan, "within 15 %", 0.85, 1.15, error=error, n=12)
+
+    assert ratio(1.10, 0.3).verdict == "PASS"
+    assert ratio(1.20, 0.06).verdict == "within error"
+    assert ratio(0.80, 0.06).verdict == "within error"
+    assert ratio(1.20, 0.04).verdict == "short"
+    assert ratio(1.20, nan).verdict == "short"
+    assert ratio(1.20, 0.06).line() == ("within error    1.200 ± 0.060  χ² (n = 12): within 15 %")
+    assert len(ratio(1.2, 0.1).row()) == len(COLUMNS)
+
+
+def learnt(structure: dict[str, list[float]]) -> list[Asked]:
+    """What is asked of numbers where all else is missing."""
+    nan = float("nan")
+    masks = {
+        side: {where: {"half_masked": 0.1, "bits": {"BRIGHTSKY": share}}
+               for where, share in (("legacy", legacy), ("boss", boss), ("all", 0.5))}
+        for side, legacy, boss in (("mock", 0.036, 0.04), ("real", 0.035, 0.028))
+    }  # fmt: skip
+    return asked({
+        "class_fractions": dict.fromkeys(FRACTION_TARGETS, nan),
+        "redshift": {"z_mode": nan, "z_median": nan},
+        "distributions": [{"class": "galaxies", "measure": "d4000n",
+                           "real": [1.11, 1.35, 1.92], "mock": [1.09, 1.39, 1.98]}],
+        "noise": {"mock": {}, "real": {}},
+        "masks": masks,
+        "transfer": {},
+        "structure": {"all": structure},
+        "classifier": {"auc": 0.754, "auc_error": 0.023},
+    })  # fmt: skip
+
+
+def test_targets_are_beside_what_the_same_function_finds_in_real_spectra() -> None:
+    found = {item.what: item for item in learnt({"Hα": [2.9, 2.0], "Mg b": [2.1, 1.2]})}
+    # 1.09 is within 0.05 of 1.14, 1.98 of neither 1.90 nor 1.92.
+    breaks = [item.verdict for what, item in found.items() if what.startswith("D4000n")]
+    assert breaks == ["PASS", "PASS", "short"]
+    # Legacy against the issue's 3.5 %, BOSS against the real BOSS spectra.
+    assert found["pixels with BRIGHTSKY, legacy (%)"].verdict == "PASS"
+    boss = found["pixels with BRIGHTSKY, boss (%)"]
+    assert (boss.found, boss.real, boss.verdict) == (
+        pytest.approx(4.0),
+        pytest.approx(2.8),
+        "PASS",
+    )
+    # Real residuals: no more structured than 1.5 times the mock's own, or than 2.
+    high = found["mean residual at Hα in its errors, all"]
+    assert (high.found, high.real, high.high, high.verdict) == (2.0, 2.9, 3.0, "PASS")
+    low = found["mean residual at Mg b in its errors, all"]
+    assert (low.found, low.real, low.high, low.verdict) == (1.2, 2.1, 2.0, "short")
+    auc = found["AUC of mock against real (its error 0.023)"]
+    assert auc.verdict == "short"
+
+
+def test_what_one_side_lacks_is_not_measured() -> None:
+    nan = float("nan")
+    assert Asked("a", 1.0, nan, "", nan, nan).verdict == "not measured"
+    assert Asked("a", 1.0, nan, "", 0, 2, of="real").verdict == "not measured"
+
+
+def rows_of(*lines: dict[str, float] | None) -> list[dict[str, Any]]:
+    return [{"subclass": "", "lines": row} for row in lines]
+
+
+def test_classes_of_the_tables_are_those_of_the_label_stage() -> None:
+    strong = dict.fromkeys(LINE_COLUMNS, 1.0) | {
+        "hbeta_flux": 30.0, "oiii_flux": 10.0, "halpha_flux": 100.0, "nii_flux": 30.0,
+    }  # fmt: skip
+    nothing = dict.fromkeys(LINE_COLUMNS, float("nan"))
+    found = table_labels(rows_of(strong, nothing, None))
+    # log [N II]/Hα = -0.5 and log [O III]/Hβ = -0.5: star-forming. No line seen: passive. Not in
+    # the table: N/A.
+    assert [CLASS_NAMES[code] for code in found] == ["star-forming", "passive", "N/A"]
+    broad = table_labels([{"subclass": "BROADLINE", "lines": None}])
+    assert [CLASS_NAMES[code] for code in broad] == ["broad-line"]
+
+
+def test_progress_is_told_fold_by_fold_and_null_by_null() -> None:
+    real, mock = side(60, 1), side(200, 2, name="mock")
+    shown = examples_of(real, mock, match(real, mock, 1, np.random.default_rng(1), reuse=False))
+    told: list[str] = []
+    discriminate(shown, 1, report=told.append)
+    assert [text.split(" in ")[0] for text in told] == [
+        f"classifier: fold {n} of 5" for n in range(1, 6)
+    ]
+    told.clear()
+    assert len(null_aucs(real, 1, 2, told.append)) == 2
+    assert [text.split(",")[0] for text in told] == [
+        f"classifier of real against real: {n} of 2" for n in (1, 2)
+    ]
+
+
+def test_a_mock_without_spectra_to_spare_is_refused_with_numbers() -> None:
+    real, mock = side(60, 1), side(70, 2, name="mock")
+    pairs = match(real, mock, 3, np.random.default_rng(1), reuse=False)
+    with pytest.raises(SpectraScaleError, match=r"^m: 70 mock spectra pass .* at least 100"):
+        check_enough(Path("m"), real, mock, pairs)
+    large = side(300, 2, name="mock")
+    check_enough(Path("m"), real, large, match(real, large, 3, np.random.default_rng(1),
+                                               reuse=False))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plates alone, of three surveys."""
+    folder = tmp_path_factory.mktemp("compare") / "mock"
+    section = MockSection(path=folder, n_spectra=300, n_spec_files=0, boss_fraction=0.3,
+                          desi_fraction=0.2, seed=3)  # fmt: skip
+    stage.run(section, Here())
+    return folder
+
+
+def test_noise_of_plates_is_that_of_their_spectra(release: Path, tmp_path: Path) -> None:
+    found = noise_of(release, 80, np.random.default_rng(1))
+    assert set(found) == {"legacy", "boss"}
+    # Plates of repeats are smaller than an equal share.
+    assert 50 < sum(values["spectra"] for values in found.values()) <= 80
+    for values in found.values():
+        # Real files have widths of 0.94 to 0.98; a model of another fibre would leave the
+        # objects in and give several.
+        assert 0.8 < values["width"] < 1.15
+        assert 0.05 < values["lag1"] < 0.3
+    # The same objects as single files have the same noise, to the scatter of 30 medians.
+    section = MockSection(path=tmp_path / "m", n_spectra=60, n_spec_files=60, boss_fraction=0.5,
+                          seed=3)  # fmt: skip
+    stage.run(section, Here())
+    single = noise_of(tmp_path / "m", 80, np.random.default_rng(1))
+    for where in ("legacy", "boss"):
+        assert single[where]["width"] == pytest.approx(found[where]["width"], abs=0.06)
+
+
+def test_a_plate_whose_models_are_cut_has_no_noise(release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(release / "26", folder / "26")
+    for path in folder.rglob("spZbest*"):
+        data = path.read_bytes()
+        path.write_bytes(data[: int(0.6 * len(data))])
+    assert noise_of(folder, 10, np.random.default_rng(1)) == {}
+
+
+def test_class_fractions_are_those_of_the_tables_that_lie_in_the_release(release: Path) -> None:
+    shown = read_side(release, "mock", measure_block, lambda _: None)
+    table = read_line_catalogue(release / "portsmouth_emlinekin_full-mock.fits")
+    keys = sdss_key(*(table[name].to_numpy() for name in ("plate", "mjd", "fiber")))
+    there = np.isin(shown.key, keys.astype(str))
+    # Broad-line objects are so by their SUBCLASS, with or without a row.
+    plain = shown.table_label != CLASS_NAMES.index("broad-line")
+    np.testing.assert_array_equal(shown.table_label[plain & ~there], 0)
+    assert (shown.table_label[plain & there] != 0).all()
+
+
+def test_examples_of_a_release_are_drawn_whatever_fails_in_it(
+    release: Path, tmp_path: Path
+) -> None:
+    """Spectra without data, flags, and rows of surveys without plates are no obstacle."""
+    folder = tmp_path / "m"
+    shutil.copytree(release, folder)
+    path = folder / "truth.parquet"
+    truth = pq.read_table(path).to_pandas()
+    truth["is_blend"] = np.arange(len(truth)) % 50 == 0
+    truth["failure"] = truth["failure"].astype(str)
+    fibers = truth.index[truth["plate"] >= 0]
+    truth.loc[fibers[:3], "failure"] = "no-data"
+    truth.loc[fibers[:3], "r_fiber_magnitude"] = np.nan
+    truth.loc[truth.index[truth["plate"] < 0][:3], "failure"] = "only-desi"
+    pq.write_table(pa.Table.from_pandas(truth, preserve_index=False), path)
+    found = gallery(folder, np.random.default_rng(1))
+    words = " ".join(found.titles)
+    assert "failure: no-data" in words
+    assert "is_blend" in words
+    assert "only-desi" not in words
+    assert len(found.flux) == len(found.titles)
+    found.flux[0] = np.nan
+    figure = numbered_spectra(found.wave, found.flux, found.titles, heading="Kinds")
+    assert len(figure.axes) >= len(found.titles)
+
+
+def test_a_spectrum_file_that_the_reader_refuses_has_no_example(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    section = MockSection(path=folder, n_spectra=12, n_spec_files=12, boss_fraction=0, seed=3)
+    stage.run(section, Here())
+    for path in folder.rglob("spec-*.fits"):
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].data["ivar"] = 0
+    found = gallery(folder, np.random.default_rng(1))
+    assert len(found.titles) == len(found.flux)
 
 
 def test_a_folder_without_spectra_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spectra_scale.compare.discriminate import Examples
+from spectra_scale.errors import BadSpectrumError
 from spectra_scale.spectrum.grid import NATIVE_STEP
 from spectra_scale.surveys.scan import Scan, scan
 from spectra_scale.surveys.sdss_plate import PLATE_NAME, read_plate
 from spectra_scale.surveys.sdss_spec import FILE_NAME, read_spec
 
+log = logging.getLogger(__name__)
 Doubles = NDArray[np.float64]
 
 TRUTH = "truth.parquet"
@@ -24,6 +27,7 @@ N_BLIND = 20
 # Columns of the truth that name an observation, not what it is an example of.
 _NAMES = frozenset({"spectrum_key", "survey", "program", "target", "has_lines"})
 _PLAIN = frozenset({"", "none", "ok"})
+_FAULTS = ("artefact", "failure")
 _BIN = 4
 _N_PIXELS = 1160
 
@@ -102,34 +106,62 @@ def gallery(folder: Path, rng: np.random.Generator) -> Gallery:
 
 
 def _chosen(truth: pa.Table, rng: np.random.Generator) -> list[tuple[str, int]]:
-    names = truth.column_names
+    """Title and row of one example of each value of each column of words, and of each flag."""
+    plain, out = _plain_rows(truth), []
+    # Spectra of surveys without plates are not read here.
+    here = truth["plate"].to_numpy() >= 0
     faint = np.zeros(truth.num_rows)
-    if "r_fiber_magnitude" in names:
+    if "r_fiber_magnitude" in truth.column_names:
         faint = truth["r_fiber_magnitude"].to_numpy()
-    plain = np.ones(truth.num_rows, bool)
-    if "artefact" in names:
-        plain = np.isin(truth["artefact"].to_numpy().astype(str), list(_PLAIN))
-    out = []
-    for name in names:
+    for name in truth.column_names:
         kind = truth.schema.field(name).type
-        if name in _NAMES or not (pa.types.is_string(kind) or pa.types.is_boolean(kind)):
+        if name in _NAMES or not (_is_text(kind) or pa.types.is_boolean(kind)):
             continue
-        values = truth[name].to_numpy(zero_copy_only=False).astype(str)
-        for value in sorted(set(values) - _PLAIN - {"False"}):
-            rows = np.flatnonzero((values == value) & (plain | (name == "artefact")))
-            if not len(rows):
-                continue
-            bright = rows[faint[rows] <= np.median(faint[rows])]
-            title = name if value == "True" else f"{name}: {value}"
-            out.append((title, int(rng.choice(bright))))
+        values = _words(truth, name)
+        for value in sorted(set(values.tolist()) - _PLAIN - {"False"} - _shown(truth, name)):
+            rows = np.flatnonzero((values == value) & here & (plain | (name in _FAULTS)))
+            if len(rows):
+                bright = rows[faint[rows] <= np.median(faint[rows])]
+                title = name if value == "True" else f"{name}: {value}"
+                out.append((title, int(rng.choice(bright if len(bright) else rows))))
     return out
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    # pandas writes the large kind.
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _words(truth: pa.Table, name: str) -> NDArray[np.str_]:
+    return np.asarray(truth[name].to_numpy(zero_copy_only=False), np.str_)
+
+
+def _plain_rows(truth: pa.Table) -> NDArray[np.bool_]:
+    """Spectra that show what the object is: no artefact, and not without any data."""
+    plain = np.ones(truth.num_rows, bool)
+    if "artefact" in truth.column_names:
+        plain = np.isin(_words(truth, "artefact"), list(_PLAIN))
+    if "failure" in truth.column_names:
+        plain &= _words(truth, "failure") != "no-data"
+    return plain
+
+
+def _shown(truth: pa.Table, name: str) -> set[str]:
+    """Values of a column that another column shows: failures name the artefacts again."""
+    twice = name == "failure" and "artefact" in truth.column_names
+    return set(_words(truth, "artefact").tolist()) if twice else set()
 
 
 def _spectrum(found: Scan, truth: pa.Table, row: int) -> tuple[Doubles, Doubles] | None:
     identity = tuple(int(truth[name][row].as_py()) for name in ("plate", "mjd", "fiber"))
     for file in found.spec_files:
         if _numbers(FILE_NAME, file.path.name) == identity:
-            a = read_spec(file.path, want_row=False).arrays
+            try:
+                a = read_spec(file.path, want_row=False).arrays
+            except BadSpectrumError as error:
+                # Some failures leave no data: the reader refuses such a file, as it should.
+                log.info("no example of file=%s: %s", file.relative, error)
+                return None
             return _binned(a.first_pixel, a.flux, a.ivar)
     for plate in found.plates:
         if _numbers(PLATE_NAME, plate.spplate.path.name) == identity[:2]:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.compare.sides import Floats, Side
+from spectra_scale.compare.threads import one_thread
 from spectra_scale.models.baseline import WeightedPCA, fit_weighted_pca
 from spectra_scale.models.normalise import Normalisation
 
 Doubles = NDArray[np.float64]
 SNR_CAP = 50.0
 N_COMPONENTS = 10
+N_NEEDED = 2 * N_COMPONENTS
+"""Spectra that a linear model is learnt from, at least."""
 _FOLDS = 5
 
 
@@ -61,6 +64,7 @@ def fit(spectra: Scaled, seed: int) -> WeightedPCA:
     return fit_weighted_pca(spectra.flux, spectra.ivar, N_COMPONENTS, seed)
 
 
+@one_thread()
 def cross_validated(spectra: Scaled, group: NDArray[np.int64], seed: int) -> Doubles:
     """χ² of each spectrum under components of the others; repeats of an object stay together."""
     folds = np.random.default_rng(seed).permutation(group.max() + 1)[group] % _FOLDS
@@ -73,6 +77,7 @@ def cross_validated(spectra: Scaled, group: NDArray[np.int64], seed: int) -> Dou
     return out
 
 
+@one_thread()
 def across(real: Side, twin: Side, pool: Side, seed: int) -> list[dict[str, Any]]:
     """χ² of real and matched mock spectra under components of either.
 
@@ -92,7 +97,7 @@ def across(real: Side, twin: Side, pool: Side, seed: int) -> list[dict[str, Any]
     One row a pair of trained-on and applied-to: mean and median χ² per valid pixel.
     """
     here, there, rest = scaled(real), scaled(twin), scaled(pool)
-    n = min(len(pool), max(len(real) * (_FOLDS - 1) // _FOLDS, 2 * N_COMPONENTS))
+    n = min(len(pool), max(len(real) * (_FOLDS - 1) // _FOLDS, N_NEEDED))
     full, own = fit(rest, seed), fit(here, seed)
     small = fit(there.take(np.random.default_rng(seed).permutation(len(twin))[:n]), seed)
     found = {

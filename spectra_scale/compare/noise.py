@@ -17,9 +17,10 @@ from spectra_scale.mock.noise_statistics import (
     noise_statistics,
 )
 from spectra_scale.spectrum.masks import SPPIXMASK
-from spectra_scale.surveys.fits_bytes import load
+from spectra_scale.surveys.fits_bytes import UnsureError, image, load, read_hdus
 from spectra_scale.surveys.fits_fallback import astropy_hdus
-from spectra_scale.surveys.scan import scan
+from spectra_scale.surveys.scan import PlateFiles, scan
+from spectra_scale.surveys.sdss_plate import read_plate, read_zbest
 from spectra_scale.surveys.sdss_spec import read_spec
 
 SPECTROGRAPHS = ("legacy", "boss")
@@ -27,6 +28,8 @@ _BRIGHTSKY = 1 << SPPIXMASK["BRIGHTSKY"]
 # The range of the paper's grid: outside it masks do no harm.
 _REST_RANGE = (3388.0, 8318.0)
 _HALF_MASKED = 0.4
+# The HDU of spZbest with the best template fit of every fibre.
+_MODELS = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -88,9 +91,10 @@ class MaskCounts:
 
 
 def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Noise of the spec files of a folder, against the model that stands in the files.
+    """Noise of the spectra of a folder, against the models that stand beside them.
 
-    Plate files hold no model, so they do not enter. Stars and all redshifts do: noise knows no
+    Spec files come first, with the model of their own; where there are too few, fibres of plates,
+    with the template fits in HDU 2 of spZbest. Stars and all redshifts enter: noise knows no
     class, and the real BOSS files in the range of z are few.
 
     Parameters
@@ -98,7 +102,7 @@ def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, di
     folder
         Of the release or of real files.
     limit
-        Files to read at most.
+        Spectra to read at most.
     rng
         Chooses them.
 
@@ -106,12 +110,22 @@ def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, di
     -------
     By ``legacy`` and ``boss``: medians over spectra, and the number of ``spectra``.
     """
-    files = scan(folder).spec_files
+    there = scan(folder)
     found: dict[str, list[NoiseStatistics]] = {}
-    for i in rng.permutation(len(files))[:limit]:
-        one = _of_file(files[i].path)
+    files = [there.spec_files[i] for i in rng.permutation(len(there.spec_files))[:limit]]
+    for file in files:
+        one = _of_file(file.path)
         if one is not None:
             found.setdefault(one[0], []).append(one[1])
+    left = limit - len(files)
+    plates = [plate for plate in there.plates if plate.zbest is not None]
+    for n, i in enumerate(rng.permutation(len(plates))):
+        # Equal shares; what a small plate lacks goes to those that follow.
+        share = -(-left // (len(plates) - n))
+        measured = _of_plate(plates[i], share, rng) if share else []
+        left -= len(measured)
+        for name, statistics in measured:
+            found.setdefault(name, []).append(statistics)
     return {
         name: asdict(median_statistics(statistics)) | {"spectra": len(statistics)}
         for name, statistics in sorted(found.items())
@@ -130,6 +144,43 @@ def _of_file(path: Path) -> tuple[str, NoiseStatistics] | None:
     a = spec.arrays
     name = SPECTROGRAPHS[int(spec.row["instrument"] == "BOSS")]
     return name, noise_statistics(a.flux, a.ivar, model, a.mask_bits)
+
+
+def _of_plate(
+    plate: PlateFiles, n: int, rng: np.random.Generator
+) -> list[tuple[str, NoiseStatistics]]:
+    """Noise of `n` fibres of a plate on science targets; none if its files cannot be used."""
+    assert plate.zbest is not None
+    try:
+        table = read_zbest(plate.zbest.path, plate.spplate.path)
+        names = ("fiber", "targettype", "instrument")
+        rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
+        targets = [row for row in rows if row[1] == "SCIENCE"]
+        chosen = [targets[i] for i in sorted(rng.permutation(len(targets))[:n].tolist())]
+        if not chosen:
+            return []
+        arrays = read_plate(plate.spplate.path, [row[0] for row in chosen])
+        hdu = read_hdus(load(plate.zbest.path, mapped=True), _MODELS + 1)[_MODELS]
+        models = image(hdu) if hdu.complete else np.empty((0, 0))
+    except (BadSpectrumError, SpectraScaleError, UnsureError, IndexError):
+        return []
+    if models.shape != (len(rows), arrays.flux.shape[1]):
+        return []
+    # Fit and spectrum are both in the order of the fibres.
+    place = {row[0]: i for i, row in enumerate(rows)}
+    return [
+        (
+            SPECTROGRAPHS[int(row[2] == "BOSS")],
+            noise_statistics(
+                arrays.flux[i],
+                arrays.ivar[i],
+                np.asarray(models[place[row[0]]], np.float32),
+                arrays.mask_bits[i],
+            ),
+        )
+        for i, row in enumerate(chosen)
+        if (arrays.ivar[i] > 0).any()
+    ]
 
 
 def _model(path: Path) -> NDArray[np.float32] | None:

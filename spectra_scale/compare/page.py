@@ -56,13 +56,15 @@ def write_page(found: Comparison, folder: Path) -> Path:
 
 def _page(found: Comparison, sections: Sequence[Section], key: list[dict[str, object]]) -> str:
     results = asked(found.numbers)
+    verdicts = [result.verdict for result in results]
     facts = {
         "mock spectra": len(found.mock),
         "real spectra": len(found.real),
         "AUC": found.numbers["classifier"]["auc"],
         "χ² of real over mock": found.numbers["transfer"]["all"]["ratio"],
         "largest error of a class (points)": found.numbers["max_class_fraction_error"],
-        "targets met": f"{sum(r.verdict == 'PASS' for r in results)} of {len(results)}",
+        "targets met": f"{verdicts.count('PASS')} of {len(results)}, and "
+        f"{verdicts.count('within error')} within their errors",
     }
     page = render_page("Mock beside real", "At equal class, redshift and S/N", facts, sections)
     rows = "".join(

@@ -11,7 +11,7 @@ from spectra_scale.compare.measures import MEASURES
 from spectra_scale.compare.run import Comparison
 from spectra_scale.compare.statistics import FRACTION_TARGETS, class_masks
 from spectra_scale.compare.transfer import WINDOWS, mean_residual
-from spectra_scale.compare.verdicts import asked
+from spectra_scale.compare.verdicts import COLUMNS, asked
 from spectra_scale.figures import compare_spectra as pictures
 from spectra_scale.figures import compare_statistics as charts
 from spectra_scale.figures.page import FigureItem, Section, Table, png_of
@@ -43,14 +43,13 @@ def all_sections(found: Comparison) -> list[Section]:
 
 def _targets(found: Comparison) -> Section:
     rows = [item.row() for item in asked(found.numbers)]
-    columns = ["", "mock", "real, same function", "target", ""]
     text = (
         "<p>Both sides are read from files by one reader, cut alike (0.05 ≤ z ≤ 0.36, ZWARNING 0, "
         "GALAXY or QSO, under 40 % masked), and labelled and measured by the same functions. "
         "Where the two are compared, each real spectrum stands beside the nearest mock spectra of "
         "its class in redshift and S/N.</p>"
     )
-    return Section("What is asked for", text, tables=[Table("Targets", columns, rows)])
+    return Section("What is asked for", text, tables=[Table("Targets", list(COLUMNS), rows)])
 
 
 def _release(found: Comparison) -> Section:
@@ -60,12 +59,15 @@ def _release(found: Comparison) -> Section:
     }
     figure = charts.whole_release(found.mock.z, found.mock.snr, pairs, mode=0.08, median=0.11)
     rows = [
-        [name, found.numbers["samples"]["mock_by_class"][i], fractions[name],
+        [name, found.numbers["samples"]["mock_by_table"][i], fractions[name],
          FRACTION_TARGETS[name], found.numbers["samples"]["real_by_class"][i]]
         for i, name in enumerate(CLASS_NAMES)
     ]  # fmt: skip
     columns = ["class", "mock spectra", "mock (%)", "target (%)", "real spectra here"]
-    caption = "Redshift, S/N and classes of all mock spectra that pass the cuts."
+    caption = (
+        "Redshift, S/N and classes of all mock spectra that pass the cuts. Classes of the mock by "
+        "its own line tables; of real spectra by the lines measured here, as for the matching."
+    )
     return Section("The release as a whole", figures=[_figure(figure, caption)],
                    tables=[Table("Classes, by our own labels", columns, rows)])  # fmt: skip
 
@@ -85,8 +87,8 @@ def _noise(found: Comparison) -> Section:
     columns = ["", "spectrograph", "pull width", "lag 1", "lag 2", "lag 3",
                "variance of 4 pixels", "beyond 5σ", "spectra"]  # fmt: skip
     text = (
-        "<p>Pulls against the model in the spec files, less their running median; median over "
-        "spectra. Stars and all redshifts are in.</p>"
+        "<p>Pulls against the model in the spec files, or for plates in spZbest, less their "
+        "running median; median over spectra. Stars and all redshifts are in.</p>"
     )
     figure = _figure(charts.mask_shares(bits), "Share of pixels with data that have each bit.")
     return Section("Noise and masks", text, [figure], [Table("Noise", columns, rows)])

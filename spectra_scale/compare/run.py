@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spectra_scale.compare import discriminate, linear, statistics
 from spectra_scale.compare.discriminate import Examples, Verdict
@@ -15,7 +16,8 @@ from spectra_scale.compare.examples import Blind, Gallery, blind, gallery
 from spectra_scale.compare.matching import Matches, match
 from spectra_scale.compare.measures import measure_block
 from spectra_scale.compare.noise import MaskCounts, noise_of
-from spectra_scale.compare.sides import Side, read_side
+from spectra_scale.compare.sides import MAX_MASKED, Z_RANGE, Side, read_side
+from spectra_scale.compare.threads import one_thread
 from spectra_scale.compare.transfer import (
     Transfer,
     TransferSettings,
@@ -23,8 +25,14 @@ from spectra_scale.compare.transfer import (
     structure_by_class,
     transfer,
 )
+from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.spectrum.classify import CLASS_NAMES
 
 Report = Callable[[str], None]
+
+CUTS = f"GALAXY or QSO, ZWARNING 0, {Z_RANGE[0]} ≤ z ≤ {Z_RANGE[1]}, under {MAX_MASKED:.0%} masked"
+MIN_MOCK = 100
+"""Mock spectra that pass the cuts, at least: a quarter of them is held out of the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +100,70 @@ class Comparison:
     numbers: dict[str, Any]
 
 
-def compare(mock: Path, real: Path, settings: CompareSettings, report: Report) -> Comparison:
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A folder as read and measured by itself.
+
+    Parameters
+    ----------
+    side
+        Its spectra that pass the cuts.
+    masks, noise
+        Numbers of its native pixels.
+    """
+
+    side: Side
+    masks: dict[str, Any]
+    noise: dict[str, Any]
+
+
+def read_real(folder: Path, settings: CompareSettings, report: Report) -> Read:
+    """Read the real spectra.
+
+    Parameters
+    ----------
+    folder
+        With spec or spPlate files.
+    settings
+        How thorough.
+    report
+        Told about progress.
+
+    Raises
+    ------
+    UsageError
+        If there are too few to compare anything with.
+    """
+    found = _read(folder, "real", settings, report)
+    if len(found.side) < linear.N_NEEDED:
+        message = (
+            f"{folder}: {len(found.side)} real spectra pass the cuts ({CUTS}); expected at least "
+            f"{linear.N_NEEDED}. Give a folder with more."
+        )
+        raise UsageError(message)
+    return found
+
+
+def _read(folder: Path, name: str, settings: CompareSettings, report: Report) -> Read:
+    report(f"reading {folder}")
+    counts = MaskCounts()
+    side = read_side(folder, name, measure_block, counts)
+    noise = noise_of(folder, settings.n_noise, np.random.default_rng(settings.seed))
+    report(f"{len(side):,} {name} spectra pass the cuts")
+    return Read(side, counts.numbers(), noise)
+
+
+def compare(
+    mock: Path, real: Path | Read, settings: CompareSettings, report: Report
+) -> Comparison:
     """Compare a mock release with real spectra.
 
     Parameters
     ----------
-    mock, real
-        Folders with spec or spPlate files.
+    mock
+        Folder with spec or spPlate files.
+    real
+        Another, or what `read_real` found there.
     settings
         How thorough.
     report
@@ -108,57 +173,85 @@ def compare(mock: Path, real: Path, settings: CompareSettings, report: Report) -
     ------
     UsageError
         If a folder holds nothing to compare.
+    SpectraScaleError
+        If too few spectra of the mock pass the cuts.
     """
+    theirs = real if isinstance(real, Read) else read_real(real, settings, report)
+    ours = _read(mock, "mock", settings, report)
     rng = np.random.default_rng(settings.seed)
-    folders = {"mock": mock, "real": real}
-    sides, masks, noise = {}, {}, {}
-    for name, folder in folders.items():
-        report(f"reading {folder}")
-        counts = MaskCounts()
-        sides[name] = read_side(folder, name, measure_block, counts)
-        masks[name] = counts.numbers()
-        noise[name] = noise_of(folder, settings.n_noise, rng)
-    n_mock, n_real = len(sides["mock"]), len(sides["real"])
-    report(f"{n_mock:,} mock and {n_real:,} real spectra pass the cuts")
-    numbers = {"masks": masks, "noise": noise}
+    matches = match(theirs.side, ours.side, settings.k, rng, reuse=False)
+    check_enough(mock, theirs.side, ours.side, matches)
+    numbers = {
+        "masks": {"mock": ours.masks, "real": theirs.masks},
+        "noise": {"mock": ours.noise, "real": theirs.noise},
+    }
     shown = gallery(mock, rng)
-    return _compare(sides["real"], sides["mock"], settings, report, (numbers, shown))
+    return _compare((theirs.side, ours.side, matches), settings, report, (numbers, shown))
+
+
+def check_enough(folder: Path, real: Side, mock: Side, matches: Matches) -> None:
+    """Refuse a mock that is too small to be learnt from beside the partners of real spectra.
+
+    Parameters
+    ----------
+    folder
+        Of the mock.
+    real, mock, matches
+        Both sides, and the partners that were found.
+
+    Raises
+    ------
+    SpectraScaleError
+        Saying how many there are and how many are needed.
+    """
+    has = int((matches.rows[:, 0] >= 0).sum())
+    left = len(mock) - int((matches.rows >= 0).sum())
+    if has >= linear.N_NEEDED and left >= linear.N_NEEDED and len(mock) >= MIN_MOCK:
+        return
+    message = (
+        f"{folder}: {len(mock)} mock spectra pass the cuts ({CUTS}); {has} of the {len(real)} "
+        f"real spectra find a partner of their class among them, and {left} are left over. "
+        f"Expected at least {MIN_MOCK}, {linear.N_NEEDED} partners and {linear.N_NEEDED} left "
+        f"over. Write a larger release into another folder, --n {max(1000, 5 * len(real))} or so."
+    )
+    raise SpectraScaleError(message)
 
 
 def _compare(
-    real: Side,
-    mock: Side,
+    pair: tuple[Side, Side, Matches],
     settings: CompareSettings,
     report: Report,
     known: tuple[dict[str, Any], Gallery],
 ) -> Comparison:
     rng = np.random.default_rng(settings.seed)
-    matches = match(real, mock, settings.k, rng, reuse=False)
+    real, mock, matches = pair
     numbers, shown = known
     numbers |= {"samples": _samples(real, mock, matches)} | _distributions(real, mock, matches)
     report("linear models across")
     numbers["pca"] = _linear(real, mock, matches, settings.seed)
-    report("classifier")
     examples = discriminate.examples_of(real, mock, matches)
-    verdict = discriminate.discriminate(examples, settings.seed, explain=settings.explain)
-    numbers["classifier"] = discriminate.summary(verdict) | {
-        "auc_null": _null(real, settings.seed, settings.n_null)
-    }
-    found = transfer(real, mock, settings.training, settings.seed, report)
+    verdict = discriminate.discriminate(
+        examples, settings.seed, explain=settings.explain, report=report
+    )
+    null = discriminate.null_aucs(real, settings.seed, settings.n_null, report)
+    numbers["classifier"] = discriminate.summary(verdict) | {"auc_null": null}
+    with one_thread():
+        found = transfer(real, mock, settings.training, settings.seed, report)
     numbers |= {"transfer": ratios(real, found), "structure": structure_by_class(real, found)}
     return Comparison(real, mock, matches, examples, verdict, found, shown,
                       blind(examples, rng), numbers)  # fmt: skip
 
 
 def _samples(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
-    def counts(side: Side) -> list[int]:
-        return [int(n) for n in np.bincount(side.label, minlength=7)]
+    def counts(label: NDArray[np.int8]) -> list[int]:
+        return [int(n) for n in np.bincount(label, minlength=len(CLASS_NAMES))]
 
     return {
         "n_real": len(real),
         "n_mock": len(mock),
-        "real_by_class": counts(real),
-        "mock_by_class": counts(mock),
+        "real_by_class": counts(real.label),
+        "mock_by_class": counts(mock.label),
+        "mock_by_table": counts(mock.table_label),
         "n_pairs": int((matches.rows >= 0).sum()),
         "distance_median": float(np.nanmedian(matches.distance)),
         "distance_95": float(np.nanpercentile(matches.distance, 95)),
@@ -166,7 +259,9 @@ def _samples(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
 
 
 def _distributions(real: Side, mock: Side, matches: Matches) -> dict[str, Any]:
-    fractions = statistics.class_fractions(mock.label)
+    # Those of its own tables, as a job's label stage gives them; the classes of lines that are
+    # measured here serve the matching alone.
+    fractions = statistics.class_fractions(mock.table_label)
     return {
         "class_fractions": fractions,
         "max_class_fraction_error": statistics.max_fraction_error(fractions),
@@ -182,11 +277,3 @@ def _linear(real: Side, mock: Side, matches: Matches, seed: int) -> list[dict[st
     has = np.flatnonzero(first >= 0)
     rest = np.setdiff1d(np.arange(len(mock)), matches.rows.ravel())
     return linear.across(real.take(has), mock.take(first[has]), mock.take(rest), seed)
-
-
-def _null(real: Side, seed: int, n: int) -> list[float]:
-    """AUC of real against real spectra, `n` times."""
-    return [
-        discriminate.discriminate(discriminate.null_of(real, seed + i), seed + i).auc
-        for i in range(n)
-    ]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spectra_scale.errors import BadSpectrumError, UsageError
+from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
 from spectra_scale.spectrum.identity import sky_groups
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
@@ -71,11 +72,14 @@ class Side:
     group
         Number of the object on the sky (1.5 arcsec): repeats share it.
     label
-        Class by science.md §5.
+        Class by science.md §5 of lines that are measured here, alike on both sides: for matching.
     measures
         Name to values, shape (spectrum,); NaN where not measured.
     flux, ivar
         On the paper's grid, preset ``conserve`` and mask ``strict``, shape (spectrum, pixel).
+    table_label
+        Class by science.md §5 of the folder's own line tables, as the label stage gives it; of
+        SPZLINE where the folder has no table.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Side:
     measures: dict[str, Doubles]
     flux: Floats
     ivar: Floats
+    table_label: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.z)
@@ -130,13 +135,15 @@ def blocks(folder: Path) -> Iterator[Native]:
 
 
 def _line_rows(found: Scan) -> dict[tuple[int, int, int], dict[str, float]]:
+    # Of several rows of an object the first counts, as in the label stage; of several tables the
+    # last by name, so that Portsmouth's own arrays go before the archive server's copy.
     out: dict[tuple[int, int, int], dict[str, float]] = {}
-    for file in found.line_catalogues:
+    for file in reversed(found.line_catalogues):
         table = read_line_catalogue(file.path)
         identity = [table[name].to_pylist() for name in ("plate", "mjd", "fiber")]
         values = [table[name].to_pylist() for name in LINE_COLUMNS]
         for where, row in zip(zip(*identity, strict=True), zip(*values, strict=True), strict=True):
-            out[where] = dict(zip(LINE_COLUMNS, row, strict=True))
+            out.setdefault(where, dict(zip(LINE_COLUMNS, row, strict=True)))
     return out
 
 
@@ -184,7 +191,8 @@ def _spec_blocks(found: Scan, lines: dict[tuple[int, int, int], Any]) -> Iterato
         if not passes(spec.row):
             continue
         row = {name: spec.row[name] for name in _ROW}
-        rows.append(row | {"lines": lines.get(_identity(row), spec.lines)})
+        # Where there is a table, what it lacks is not measured: again as in the label stage.
+        rows.append(row | {"lines": lines.get(_identity(row)) if lines else spec.lines})
         a = spec.arrays
         parts.append((a.first_pixel, (a.flux[None], a.ivar[None], a.mask_bits[None])))
         if len(rows) == _BLOCK:
@@ -237,7 +245,7 @@ def read_side(folder: Path, name: str, measure: Measure, visit: Callable[[Native
     if not parts or not sum(len(part["z"]) for part in parts):
         message = (
             f"{folder} holds no galaxy or quasar with ZWARNING 0 and {Z_RANGE[0]} ≤ z ≤ "
-            f"{Z_RANGE[1]}: nothing to compare. Name another folder."
+            f"{Z_RANGE[1]}: nothing to compare. Give a folder with more spectra."
         )
         raise UsageError(message)
     measured = [part.pop("measures") for part in parts]
@@ -245,6 +253,22 @@ def read_side(folder: Path, name: str, measure: Measure, visit: Callable[[Native
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     group = sky_groups(joined.pop("ra"), joined.pop("dec"))
     return Side(name=name, group=np.asarray(group, np.int64), measures=measures, **joined)
+
+
+def table_labels(rows: Rows) -> NDArray[np.int8]:
+    """Classes by the line measurements that came with the spectra, shape (row,).
+
+    Parameters
+    ----------
+    rows
+        Of a block, with ``subclass``, and ``lines`` or None.
+    """
+    blank = dict.fromkeys(LINE_COLUMNS, np.nan)
+    table = [row["lines"] or blank for row in rows]
+    columns = {name: np.array([row[name] for row in table], np.float64) for name in LINE_COLUMNS}
+    measured = np.array([bool(row["lines"]) for row in rows])
+    subclass = np.array([row["subclass"] for row in rows], dtype=str)
+    return classify(broad_from_subclass(subclass), LineMeasurements(measured, **columns))
 
 
 def _part(block: Native, measure: Measure) -> dict[str, Any]:
@@ -264,6 +288,7 @@ def _part(block: Native, measure: Measure) -> dict[str, Any]:
         "ra": column("ra"),
         "dec": column("dec"),
         "label": label[good],
+        "table_label": table_labels(block.rows)[good],
         "measures": {name: values[good] for name, values in measures.items()},
         "flux": rest.flux[good],
         "ivar": rest.ivar[good],

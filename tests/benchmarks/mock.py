@@ -144,7 +144,7 @@ def main() -> None:
             out["max_class_fraction_error"] = done.numbers["max_class_fraction_error"]
         else:
             mock = read_side(release, "mock", measure_block, lambda _: None)
-            fractions = class_fractions(mock.label)
+            fractions = class_fractions(mock.table_label)
             show_whole(fractions, redshift_facts(mock.z))
             out["max_class_fraction_error"] = max_fraction_error(fractions)
     print(json.dumps(out))
