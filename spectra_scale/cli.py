@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spectra_scale.config import ComputeSection, Job
+from spectra_scale.config import ComputeSection, Job, MockSection
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.jobfile import make_job, read_job
 
+log = logging.getLogger(__name__)
 app = typer.Typer(
     help="From the files of a spectroscopic survey release to a map of its spectra.",
     no_args_is_help=True,
@@ -200,8 +201,12 @@ def mock(
         int | None, typer.Option(help="Of these, as single files. [default: 200, if so many]")
     ] = None,
     full_files: Annotated[int, typer.Option(help="Of these, with all exposures.")] = 0,
-    boss_fraction: Annotated[float, typer.Option(help="Share of BOSS spectra.")] = 0.25,
-    desi_fraction: Annotated[float, typer.Option(help="Share of DESI spectra.")] = 0.0,
+    boss_fraction: Annotated[
+        float | None, typer.Option(help="Share of BOSS spectra. [default: 0.25]")
+    ] = None,
+    desi_fraction: Annotated[
+        float | None, typer.Option(help="Share of DESI spectra. [default: 0]")
+    ] = None,
     survey: Annotated[
         str | None, typer.Option(help="One survey only: sdss (legacy), boss or desi.")
     ] = None,
@@ -222,57 +227,39 @@ def mock(
     if compare is not None and not compare.is_dir():
         message = f"--compare {compare}: no such folder; expected one with real SDSS files."
         raise UsageError(message)
+    from spectra_scale.compare.command import read_beside, write_beside
     from spectra_scale.compute.place import open_place
-    from spectra_scale.config import MockSection
-    from spectra_scale.mock.settings import survey_fractions
+    from spectra_scale.mock.settings import chosen_fractions, default_spec_files, whole_numbers
     from spectra_scale.stages import mock as stage
 
+    shares = chosen_fractions(survey, boss_fraction, desi_fraction)
+    n_spec = default_spec_files(n, shares["desi_fraction"]) if spec_files is None else spec_files
     values: dict[str, Any] = {
         "path": path,
         "n_spectra": n,
+        "n_spec_files": n_spec,
         "n_full_files": full_files,
-        "boss_fraction": boss_fraction,
-        "desi_fraction": desi_fraction,
         "seed": seed,
-        "plates": _numbers("--plates", plates),
-        "healpix": _numbers("--healpix", healpix),
-    }
-    if survey is not None:
-        values |= survey_fractions(survey)
-    n_sdss = n - round(values["desi_fraction"] * n)
-    values["n_spec_files"] = min(200, n_sdss) if spec_files is None else spec_files
+        "plates": whole_numbers("--plates", plates),
+        "healpix": whole_numbers("--healpix", healpix),
+    } | shares
     job = make_job({"name": "mock", "out": "mock", "mock": values,
                     "release": [{"name": "mock"}]}, "mock")  # fmt: skip
     section: MockSection | None = job.mock
     assert section is not None
+    stage.check(section)
+    real = None if compare is None else read_beside(section, compare, _tell)
     with open_place(ComputeSection(workers=workers)) as place:
         counts = stage.run(section, place)
     typer.echo(f"{path}: " + (", ".join(f"{v:,} {k}" for k, v in counts.items()) or "was there"))
-    if compare is not None:
-        _compare_mock(path, compare)
+    if real is not None:
+        for line in write_beside(path, real, _tell):
+            typer.echo(line)
 
 
-def _compare_mock(release: Path, real: Path) -> None:
-    """Write the page of a mock release beside real files, and say what is met."""
-    from spectra_scale.compare.page import page_folder, write_page
-    from spectra_scale.compare.run import CompareSettings, compare
-    from spectra_scale.compare.verdicts import asked
-
-    found = compare(release, real, CompareSettings(), lambda text: typer.echo(text, err=True))
-    for item in asked(found.numbers):
-        typer.echo(f"{item.verdict:12s} {item.found:8.3f}  {item.what}: {item.target}")
-    typer.echo(f"page: {write_page(found, page_folder(release))}")
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers with commas between them, as an option takes them."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts):
-        message = f"{option} {text!r}: expected whole numbers with commas, for instance 266,267."
-        raise UsageError(message)
-    return tuple(int(part) for part in parts)
+def _tell(text: str) -> None:
+    """Progress: not among what other programs may read."""
+    typer.echo(text, err=True)
 
 
 @app.command()
@@ -351,12 +338,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise
-        free = shutil.disk_usage(Path.cwd()).free
-        message = f"{error.strerror}: {error.filename} ({free / 2**30:.2f} GiB free here)"
-        typer.echo(f"error: {message}. Correct that and run the same command to go on.", err=True)
-        raise SystemExit(1) from None
+        log.debug("what the system said", exc_info=True)
+        typer.echo(f"error: {_system_error(error)}", err=True)
+        raise SystemExit(2 if error.errno in _WRONG_NAME else 1) from None
+
+
+# What the name of a file or folder can be wrong by.
+_WRONG_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
+
+
+def _system_error(error: OSError) -> str:
+    """What the operating system refused, and what to do."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = "" if error.filename is None else f": {error.filename}"
+    if error.errno in _WRONG_NAME:
+        return f"{what}{where}. Expected the path of a file or folder: give another."
+    if error.errno in _DISK:
+        where += f" ({shutil.disk_usage(Path.cwd()).free / 2**30:.2f} GiB free here)"
+    return f"{what}{where}. Correct that and run the same command to go on."
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -9,7 +10,15 @@ from spectra_scale.errors import UsageError
 from spectra_scale.mock.kinds import SELECTED, SHARES
 from spectra_scale.mock.task import SURVEYS, MockTask, Survey
 
-__all__ = ["MockSettings", "MockTask", "plan", "survey_fractions"]
+__all__ = [
+    "MockSettings",
+    "MockTask",
+    "chosen_fractions",
+    "default_spec_files",
+    "plan",
+    "survey_fractions",
+    "whole_numbers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,81 @@ def survey_fractions(survey: str) -> dict[str, float]:
     return {"boss_fraction": float(survey == "boss"), "desi_fraction": float(survey == "desi")}
 
 
+def chosen_fractions(
+    survey: str | None, boss: float | None, desi: float | None
+) -> dict[str, float]:
+    """Shares of the surveys as they were asked for: by one survey, or by shares, not by both.
+
+    Parameters
+    ----------
+    survey
+        The only survey, or None.
+    boss, desi
+        Shares; None for the usual ones.
+
+    Raises
+    ------
+    UsageError
+        If there is no such survey, or a share is given beside it.
+
+    Examples
+    --------
+    >>> chosen_fractions(None, 0.5, None)
+    {'boss_fraction': 0.5, 'desi_fraction': 0.0}
+    """
+    given = {"boss_fraction": boss, "desi_fraction": desi}
+    shares = {name: share for name, share in given.items() if share is not None}
+    if survey is None:
+        usual = MockSettings()
+        return {name: shares.get(name, getattr(usual, name)) for name in given}
+    found = survey_fractions(survey)
+    if shares:
+        words = " and ".join(f"{name}={share:g}" for name, share in shares.items())
+        message = (
+            f"found survey={survey}, which means all spectra are of it, and {words} beside it: "
+            "expected one or the other. Leave either out."
+        )
+        raise UsageError(message)
+    return found
+
+
+def default_spec_files(n_spectra: int, desi_fraction: float) -> int:
+    """Single spectrum files of a release whose number nobody names: 200, if there are so many.
+
+    Examples
+    --------
+    >>> default_spec_files(5000, 0.0), default_spec_files(100, 0.5)
+    (200, 50)
+    """
+    # What is no share is refused elsewhere, by name.
+    share = desi_fraction if 0 <= desi_fraction <= 1 else 0.0
+    return max(min(200, n_spectra - round(share * n_spectra)), 0)
+
+
+def whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them, as an option takes them.
+
+    Raises
+    ------
+    UsageError
+        Naming the option, if there is anything else.
+
+    Examples
+    --------
+    >>> whole_numbers("--plates", "266, 267")
+    (266, 267)
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    # Nine digits: isdigit() lets ² pass, and int() refuses thousands of digits.
+    if not parts or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        found = text if len(text) < 60 else f"{text[:57]}..."
+        message = f"{option} {found!r}: expected whole numbers with commas, for instance 266,267."
+        raise UsageError(message)
+    return tuple(int(part) for part in parts)
+
+
 def _check_classes(fractions: Mapping[str, float]) -> None:
     known = ", ".join(SELECTED)
     unknown = [kind for kind in fractions if kind not in SELECTED]
@@ -174,10 +258,14 @@ def _check_classes(fractions: Mapping[str, float]) -> None:
             "and distant quasars have star_fraction and out_of_range_fraction."
         )
         raise UsageError(message)
+    wrong = [f"{kind}={share:g}" for kind, share in fractions.items() if not 0 <= share <= 1]
+    if wrong:
+        message = f"class_fractions: {', '.join(wrong)}: expected shares between 0 and 1."
+        raise UsageError(message)
     total = sum(fractions.values())
-    if min(fractions.values(), default=0.0) < 0 or not abs(total - 1) <= 1e-6:
+    if not abs(total - 1) <= 1e-6:
         message = (
-            f"class_fractions sum to {total:g}: expected shares of 0 or more that sum to 1. "
+            f"class_fractions sum to {total:g}: expected shares that sum to 1. "
             f"Known kinds: {known}."
         )
         raise UsageError(message)
