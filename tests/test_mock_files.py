@@ -504,7 +504,10 @@ def test_a_release_with_a_plate_missing_is_not_finished(tmp_path):
         st.booleans(),
         st.integers(-(2**40), 2**40),
         st.floats(-1e30, 1e30, allow_nan=False),
-        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
+        # astropy takes a quote before a slash for the end of a text, in cards of its own too.
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).filter(
+            lambda text: "'/" not in text
+        ),
     )
 )
 @settings(deadline=None, max_examples=200)
