@@ -2,7 +2,8 @@
 
 FIBERMAP, EXP_FIBERMAP and SCORES of a coadd and REDSHIFTS and TSNR2 of a redrock file are those of
 public files of the early data release, with the target columns of the main survey; ZCATALOG is
-that of the data model of zall-pix (version 1, as in DR1).
+that of the data model of zall-pix (version 1, as in DR1). FASTSPEC and METADATA are those of a
+catalogue of FastSpecFit 2.2.0, with the lines and the columns of each that labels need.
 """
 
 from __future__ import annotations
@@ -72,12 +73,24 @@ FASTSPEC = table_type(
     "TARGETID:K SURVEY:7A PROGRAM:6A HEALPIX:J Z:D VDISP:E VDISP_IVAR:E "
     + " ".join(_LINE.format(name) for name in (*FASTSPEC_LINES, "HALPHA_BROAD", "HBETA_BROAD"))
 )
+_BANDS = ("G", "R", "Z", "W1", "W2")
+_FIBER = " ".join(f"{name}_{band}:E" for name in ("FIBERFLUX", "FIBERTOTFLUX") for band in "GRZ")
+_FLUX = " ".join(f"{name}_{band}:E" for name in ("FLUX", "FLUX_IVAR") for band in _BANDS)
+_DUST = " ".join(f"MW_TRANSMISSION_{band}:E" for band in _BANDS)
+METADATA = table_type(f"""
+TARGETID:K SURVEY:7A PROGRAM:6A HEALPIX:J RA:D DEC:D COADD_FIBERSTATUS:K {_BITS} SCND_TARGET:K Z:D
+ZWARN:B DELTACHI2:D SPECTYPE:6A Z_RR:D TSNR2_BGS:E TSNR2_LRG:E TSNR2_ELG:E TSNR2_QSO:E TSNR2_LYA:E
+PHOTSYS:1A LS_ID:K {_FIBER} {_FLUX} EBV:E {_DUST}
+""")
 
 FLUX_UNIT = "10**-17 erg/(s cm2 Angstrom)"
 IVAR_UNIT = "10**+34 (s2 cm4 Angstrom2) / erg2"
 
 _UNITS = {
-    "deg": ("TARGET_RA", "TARGET_DEC", "PLATE_RA", "PLATE_DEC", "MEAN_FIBER_RA", "MEAN_FIBER_DEC"),
+    "deg": (
+        "RA", "DEC", "TARGET_RA", "TARGET_DEC", "PLATE_RA", "PLATE_DEC", "MEAN_FIBER_RA",
+        "MEAN_FIBER_DEC",
+    ),
     "mas yr^-1": ("PMRA", "PMDEC"),
     "yr": ("REF_EPOCH",),
     "mag": (
@@ -96,8 +109,20 @@ _UNITS = {
     "s": ("COADD_EXPTIME",),
     "mm": ("MEAN_DELTA_X", "RMS_DELTA_X", "MEAN_DELTA_Y", "RMS_DELTA_Y"),
     "d": ("MIN_MJD", "MAX_MJD", "MEAN_MJD"),
+    "km s^-1": ("VDISP",),
+    "km^-2 s^2": ("VDISP_IVAR",),
 }  # fmt: skip
-_UNIT_OF = {name: unit for unit, names in _UNITS.items() for name in names}
+# Of each line in FASTSPEC, by the end of the column's name.
+_LINE_UNITS = {
+    "FLUX_IVAR": "10**34 erg^-2 s^2 cm^4", "BOXFLUX": "10**-17 erg s^-1 cm^-2",
+    "FLUX": "10**-17 erg s^-1 cm^-2", "EW_IVAR": "Angstrom^-2", "EW": "Angstrom",
+    "AMP": "10**-17 erg s^-1 cm^-2 Angstrom^-1", "SIGMA": "km s^-1",
+}  # fmt: skip
+_UNIT_OF = {name: unit for unit, names in _UNITS.items() for name in names} | {
+    f"{line}_{end}": unit
+    for line in (*FASTSPEC_LINES, "HALPHA_BROAD", "HBETA_BROAD")
+    for end, unit in _LINE_UNITS.items()
+}
 
 
 def unit_cards(names: tuple[str, ...]) -> list[Card]:
