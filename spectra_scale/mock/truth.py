@@ -45,6 +45,7 @@ def truth_table(
     names: Mapping[str, Any],
     has_lines: NDArray[np.bool_],
     target: NDArray[np.str_],
+    no_data: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Columns of the truth table, in the same order and of the same types for every survey.
 
@@ -59,12 +60,15 @@ def truth_table(
         Which have a row in the line table, shape (n,).
     target
         Target class of each, see `targets.target_classes`, shape (n,).
+    no_data
+        Which have no pixel with an inverse variance above 0, shape (n,); none where not given: a
+        plate of SDSS always leaves something.
 
     Returns
     -------
         Those names; `object_columns`; and of the observation: `artefact`; `failure`, see
-        `failures`; `object_id`, the same in all observations of one object; `program` and
-        `healpix`, empty and -1 but for DESI.
+        `failures`; `is_blend`, whatever else is wrong; `object_id`, the same in all observations
+        of one object; `program` and `healpix`, empty and -1 but for DESI.
     """
     task, n = seen.task, len(seen.scene.objects)
     # A plate or pixel has fewer than 10,000 objects.
@@ -75,7 +79,8 @@ def truth_table(
         "mjd": np.full(n, task.mjd, dtype=np.int32),
         "fiber": np.full(n, names["fiber"], dtype=np.int32),
         "artefact": [ARTEFACTS[a] for a in seen.artefact],
-        "failure": failures(seen.scene, seen.redshifts, seen.artefact),
+        "failure": failures(seen.scene, seen.redshifts, seen.artefact, no_data),
+        "is_blend": np.isin(np.arange(n), seen.scene.blended),
         "is_repeat": np.full(n, task.is_repeat),
         "has_lines": has_lines,
         **object_columns(seen.scene.objects, seen.scene.lines),
@@ -87,8 +92,13 @@ def truth_table(
     }
 
 
-def failures(scene: Scene, redshifts: Redshifts, artefact: NDArray[np.int64]) -> list[str]:
-    """What is wrong with each spectrum, the gravest first: one word each, "none" for most.
+def failures(
+    scene: Scene,
+    redshifts: Redshifts,
+    artefact: NDArray[np.int64],
+    no_data: NDArray[np.bool_] | None = None,
+) -> list[str]:
+    """What is wrong with each spectrum: one word each for the gravest, "none" for most.
 
     Parameters
     ----------
@@ -96,12 +106,15 @@ def failures(scene: Scene, redshifts: Redshifts, artefact: NDArray[np.int64]) ->
         Objects, and what the pipeline found.
     artefact
         Index into ``instrument.ARTEFACTS``, shape (n,).
+    no_data
+        As in `truth_table`.
     """
     n = len(scene.objects)
+    empty = np.zeros(n, dtype=np.bool_) if no_data is None else no_data
     blend = np.isin(np.arange(n), scene.blended)
     names = np.select(
-        [scene.objects.as_galaxy, redshifts.is_wrong, artefact > 0, blend],
-        ["star-as-galaxy", "wrong-redshift", np.array(ARTEFACTS)[artefact], "blend"],
+        [empty, scene.objects.as_galaxy, redshifts.is_wrong, artefact > 0, blend],
+        ["no-data", "star-as-galaxy", "wrong-redshift", np.array(ARTEFACTS)[artefact], "blend"],
         "none",
     )
     return [str(name) for name in names]
