@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spectra_scale.errors import UsageError
 from spectra_scale.mock.kinds import KINDS, SELECTED
-from spectra_scale.mock.plan import plan, select
+from spectra_scale.mock.plan import plan, select, twin_of
 from spectra_scale.mock.positions import chosen_objects, positions
 from spectra_scale.mock.settings import MockSettings, survey_fractions
 from spectra_scale.mock.targets import target_classes
@@ -75,15 +75,17 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 def test_shares_of_kinds_must_be_of_known_kinds_and_sum_to_one():
     for wrong, words in (
         ({"seyfert": 0.5, "liner": 0.6}, "sum to 1.1"),
-        ({"seyfert": 1.5, "liner": -0.5}, "0 or more"),
+        ({"seyfert": 1.5, "liner": -0.5}, "0 or more|between 0 and 1"),
         ({}, "sum to 0"),
-        ({"seyfert": float("nan"), "liner": 1.0}, "sum to nan"),
+        ({"seyfert": float("nan"), "liner": 1.0}, "sum to nan|between 0 and 1"),
         ({"seyfert": 0.5, "blob": 0.5}, "names blob"),
         ({"star": 1.0}, "star_fraction"),
     ):
         with pytest.raises(UsageError, match=words) as refused:
             MockSettings(class_fractions=wrong)
-        assert all(kind in str(refused.value) for kind in SELECTED)
+        # What is no share at all is refused before its kind is looked at.
+        if "between 0 and 1" not in str(refused.value):
+            assert all(kind in str(refused.value) for kind in SELECTED)
     some = MockSettings(class_fractions={"seyfert": 0.25, "passive": 0.75}).class_shares()
     assert some["seyfert"] == 0.25
     assert set(some) == set(SELECTED) < set(KINDS)
@@ -139,7 +141,34 @@ def test_a_repeat_is_at_the_same_place_as_the_first_observation():
 def test_pixels_of_their_own_never_meet_pixels_over_plates():
     tasks = [task for task in plan(THREE) if task.layout == "healpix"]
     assert {task.healpix % 2 for task in tasks if not task.is_repeat} == {0}
-    assert {task.healpix % 2 for task in tasks if task.is_repeat} == {1}
+    over = [task for task in tasks if task.source_survey != "desi"]
+    assert over
+    assert {task.healpix % 2 for task in over} == {1}
+    assert {task.healpix % 2 for task in tasks if task not in over} == {0}
+
+
+def test_desi_observes_some_targets_in_both_programs():
+    for mock in (THREE, MockSettings(n_spectra=2000, n_spec_files=0, repeat_fraction=0.02,
+                                     boss_fraction=0, desi_fraction=1)):  # fmt: skip
+        tasks = plan(mock)
+        again = [t for t in tasks if t.is_repeat and t.source_survey == t.survey == "desi"]
+        assert again
+        for task in again:
+            source = next(t for t in tasks if t.plate == task.source_plate)
+            assert (task.healpix, task.n_source) == (source.healpix, source.n_science)
+            assert {task.program, source.program} == {"bright", "dark"}
+            assert task.mjd > source.mjd
+            # Each knows of the other from the settings alone.
+            assert twin_of(task, mock) == source
+            assert twin_of(source, mock) == task
+            for mine, theirs in zip(positions(task)[1:], positions(source)[1:], strict=True):
+                np.testing.assert_array_equal(mine, theirs[: task.n_science])
+        assert sum(twin_of(task, mock) is not None for task in tasks) == 2 * len(again)
+
+
+def test_a_release_of_desi_alone_has_its_repeats():
+    mock = MockSettings(n_spectra=5000, n_spec_files=0, boss_fraction=0, desi_fraction=1)
+    assert sum(task.n_science for task in plan(mock) if task.is_repeat) == 50
 
 
 def test_parts_are_chosen_by_number_and_others_are_refused():

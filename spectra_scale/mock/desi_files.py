@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import erf, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.desi_columns import FLUX_UNIT, IVAR_UNIT, unit_cards
 from spectra_scale.mock.desi_lines import fastspec_rows
 from spectra_scale.mock.desi_observation import ARMS, DesiObservation, observe_healpix
-from spectra_scale.mock.desi_rows import (
-    exposure_rows,
-    fibermap_rows,
-    redshift_rows,
-    score_rows,
-    tsnr2_rows,
-    zcatalog_rows,
-)
+from spectra_scale.mock.desi_redshifts import redshift_rows, zcatalog_rows
+from spectra_scale.mock.desi_rows import exposure_rows, fibermap_rows, score_rows, tsnr2_rows
 from spectra_scale.mock.fits import Card, Part
 from spectra_scale.mock.instrument import Spectrograph
 from spectra_scale.mock.parts import write_part
@@ -62,15 +57,14 @@ def write_healpix(
         fits.write_atomically(coadd, _coadd_hdus(seen, (fibermap, exposures, scores))),
         fits.write_atomically(redrock, _redrock_hdus(seen, (redshifts, fibermap, exposures))),
     ]
-    fastspec, _ = fastspec_rows(seen, fibermap["TARGETID"][seen.row])
-    tables = {
-        "zcatalog": zcatalog_rows(seen, fibermap, scores, redshifts),
-        "fastspec": fastspec,
-    }
     ids = fibermap["TARGETID"][seen.row]
+    fastspec, _ = fastspec_rows(seen, ids)
+    zcatalog = zcatalog_rows(seen, fibermap, scores, redshifts)
+    tables = {"zcatalog": zcatalog, "fastspec": fastspec}
     keys = [f"desi:main-{task.program}-{i}" for i in ids]
     names = {"spectrum_key": keys, "plate": -1, "fiber": -1}
-    truth = truth_table(seen, names, np.isin(ids, fastspec["TARGETID"]), seen.target)
+    has_lines = np.isin(ids, fastspec["TARGETID"])
+    truth = truth_table(seen, names, has_lines, seen.target, ~seen.has_data())
     write_part(folder, task, settings, tables, pa.table(truth))
     return sizes, seen.spectype, len(fastspec)
 
@@ -105,7 +99,7 @@ def _coadd_hdus(seen: DesiObservation, tables: tuple[Rows, Rows, Rows]) -> Itera
     yield _table(fibermap, "FIBERMAP")
     yield _table(exposures, "EXP_FIBERMAP")
     for name, arm, exposure in zip(ARMS, seen.arms, seen.exposures, strict=True):
-        if name == seen.missing_arm:
+        if not seen.has_arm(name):
             continue
         letter = name.upper()
         wave: list[Card] = [("BUNIT", "Angstrom", "")]
@@ -132,7 +126,7 @@ def resolution(arm: Spectrograph) -> NDArray[np.float32]:
     """
     sigma = np.maximum(arm.wdisp.astype(np.float64), 0.2)
     edges = np.arange(_N_DIAGONALS + 1) - _N_DIAGONALS / 2
-    steps = np.vectorize(erf)(edges[:, None] / sigma / sqrt(2))
+    steps = erf(edges[:, None] / sigma / sqrt(2))
     return np.asarray(0.5 * np.diff(steps, axis=0), dtype=np.float32)
 
 

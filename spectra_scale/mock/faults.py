@@ -11,6 +11,7 @@ from spectra_scale.mock.sky import Singles
 from spectra_scale.mock.spectrograph import Spectrograph
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 ARTEFACTS = ("none", "sky-residual", "calibration-step", "half-lost", "cosmic-ray")
 """As the truth table names them."""
@@ -49,18 +50,39 @@ def lose_halves(
     Parameters
     ----------
     artefact, instrument, rng
-        The plate. Of DESI's arms every second one is lost as a whole.
+        The plate. DESI's arms are lost as a whole, see `lost_arms`: nothing is done to one here.
     start, stop
         First and one past the last pixel of each fibre, shape (fiber,), changed.
     """
+    if instrument.survey == "desi":
+        return
     rows = np.flatnonzero(artefact == HALF_LOST)
     blue = rng.random(len(rows)) < 0.35
     ragged = rng.integers(0, 40, len(rows))
-    if instrument.survey == "desi":
-        stop[rows[blue]] = start[rows[blue]]
-        return
     start[rows[blue]] = np.maximum(start[rows[blue]], instrument.split + ragged[blue])
     stop[rows[~blue]] = np.minimum(stop[rows[~blue]], instrument.split - ragged[~blue])
+
+
+def lost_arms(artefact: Ints, there: Bools, rng: np.random.Generator) -> Bools:
+    """Which arms of DESI give nothing of a spectrum that is half lost: one or two of the three.
+
+    Parameters
+    ----------
+    artefact, rng
+        The healpixel.
+    there
+        Which arms the coadd has at all, shape (3,): one that it lacks counts as lost, and one
+        other always stays.
+
+    Returns
+    -------
+        Shape (fiber, 3); False for an arm that is not there, and for spectra without this fault.
+    """
+    out = np.zeros((len(artefact), len(there)), dtype=np.bool_)
+    present = np.flatnonzero(there)
+    for row in np.flatnonzero(artefact == HALF_LOST):
+        out[row, rng.permutation(present)[: int(rng.integers(1, len(present)))]] = True
+    return out
 
 
 def add_cosmic_rays(raw: Raw, artefact: Ints, rng: np.random.Generator) -> None:

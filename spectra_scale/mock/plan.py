@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import lru_cache
 from math import ceil
 
 from spectra_scale.errors import UsageError
@@ -22,7 +24,12 @@ _REPEAT_PLATES = {"sdss": (3500, 100), "boss": (12600, 100)}
 _FIRST_MJD = {"sdss": 51600, "boss": 55200, "desi": 59350}
 # Real plates lie weeks apart: plate numbers and dates grow together.
 _DAYS_A_PLATE = 3
-_PROGRAMS: tuple[Program, ...] = ("bright", "dark")
+# Four DESI tasks in three healpixels: two of these have one program to themselves, so that the
+# other may observe the same targets again.
+_PATTERN: tuple[tuple[int, Program], ...] = (
+    (0, "bright"), (1, "dark"), (2, "bright"), (2, "dark"),
+)  # fmt: skip
+_OTHER: dict[Program, Program] = {"bright": "dark", "dark": "bright"}
 
 
 def plan(settings: MockSettings) -> list[MockTask]:
@@ -44,7 +51,7 @@ def plan(settings: MockSettings) -> list[MockTask]:
     n_plate = settings.n_spectra - settings.n_spec_files
     tasks = _observed_once(settings, max(n_plate - n_repeat, 0))
     repeats = _repeats(settings, tasks, n_repeat)
-    if sum(task.n_science for task in repeats) != n_repeat:
+    if _n_science(repeats) != n_repeat:
         # A tiny release has too few objects to observe so many again: none is repeated.
         return _observed_once(settings, n_plate)
     return tasks + repeats
@@ -146,11 +153,12 @@ def _pixels(settings: MockSettings, n: int) -> list[MockTask]:
     capacity = _capacity(settings, "desi")
     pixels = own_pixels()
     n_tasks = ceil(n / capacity)
-    _check_room(n, "desi spectra", n_tasks, 2 * len(pixels))
+    _check_room(n, "desi spectra", n_tasks, 4 * (len(pixels) // 3))
     tasks = []
     for i in range(n_tasks):
-        number = pixel_number(int(pixels[i // 2]), _PROGRAMS[i % 2])
-        mjd = _FIRST_MJD["desi"] + i // 2 % 390
+        place, program = _PATTERN[i % 4]
+        index = 3 * (i // 4) + place
+        number, mjd = pixel_number(int(pixels[index]), program), _FIRST_MJD["desi"] + index % 390
         n_science = min(capacity, n - i * capacity)
         tasks.append(_task(settings, "desi", "healpix", (number, mjd), n_science))
     return tasks
@@ -189,20 +197,33 @@ def _mjd(survey: Survey, index: int, layout: Layout) -> int:
 
 
 def _repeats(settings: MockSettings, tasks: list[MockTask], n_repeat: int) -> list[MockTask]:
-    """Plates and healpixels that observe objects of the first plates again."""
+    """Plates and healpixels that observe objects of others again.
+
+    DESI takes half of its share from the first plates, and half from healpixels of which it had
+    observed one program; all of it from those where there is no plate.
+    """
     sources = [task for task in tasks if task.layout == "plate"]
-    if not sources or n_repeat == 0:
+    if n_repeat == 0:
         return []
+    if not sources:
+        return _repeat_programs(settings, tasks, n_repeat)
     present = [survey for survey in SURVEYS if any(t.survey == survey for t in tasks)]
     first = sources[0].survey
     share = n_repeat // len(present)
-    repeats = _repeat_pixels(settings, sources, share if "desi" in present else 0)
+    repeats: list[MockTask] = []
+    if "desi" in present:
+        repeats = _repeat_programs(settings, tasks, share // 2)
+        repeats += _repeat_pixels(settings, sources, share - _n_science(repeats))
     others = [survey for survey in present if survey not in {"desi", first}]
     for survey in others:
         repeats += _repeat_plates(settings, survey, sources, share)
     # The survey of the first plate takes what the others leave.
-    left = n_repeat - sum(task.n_science for task in repeats)
+    left = n_repeat - _n_science(repeats)
     return _repeat_plates(settings, first, sources, left) + repeats
+
+
+def _n_science(tasks: Sequence[MockTask]) -> int:
+    return sum(task.n_science for task in tasks)
 
 
 def _repeat_plates(
@@ -234,6 +255,48 @@ def _repeat_pixels(settings: MockSettings, sources: list[MockTask], n: int) -> l
         name = pixel_number(pixel, "bright"), _FIRST_MJD["desi"] + 400 + len(used)
         repeats.append(_of_source(_task(settings, "desi", "healpix", name, n_science), source))
     return repeats
+
+
+def _repeat_programs(settings: MockSettings, tasks: list[MockTask], n: int) -> list[MockTask]:
+    """The other program of healpixels, on the first targets of the one that there is."""
+    repeats: list[MockTask] = []
+    taken = {task.plate for task in tasks}
+    for source in tasks:
+        if source.layout != "healpix":
+            continue
+        number = pixel_number(source.healpix, _OTHER[source.program])
+        n_science = min(n, source.n_science, settings.fibers_desi * 9 // 10)
+        if n_science <= 0 or number in taken:
+            continue
+        n -= n_science
+        name = number, _FIRST_MJD["desi"] + 800 + len(repeats) % 390
+        repeats.append(_of_source(_task(settings, "desi", "healpix", name, n_science), source))
+    return repeats
+
+
+def twin_of(task: MockTask, settings: MockSettings) -> MockTask | None:
+    """The task that observes targets of `task` in DESI's other program, if there is one.
+
+    It is derived from the settings, so that a healpixel that is written alone knows of it. The
+    two have the first targets in common: as many as the smaller has.
+    """
+    if task.layout != "healpix":
+        return None
+    text = json.dumps(asdict(settings), sort_keys=True)
+    return _twins(text).get(task.plate)
+
+
+@lru_cache(maxsize=4)
+def _twins(text: str) -> dict[int, MockTask]:
+    """Twins of all healpixels that have one, by their number; `text` is the settings as JSON."""
+    tasks = [t for t in plan(MockSettings(**json.loads(text))) if t.layout == "healpix"]
+    by_number = {task.plate: task for task in tasks}
+    twins: dict[int, MockTask] = {}
+    for task in tasks:
+        if task.is_repeat and task.source_survey == "desi":
+            twins[task.plate] = by_number[task.source_plate]
+            twins[task.source_plate] = task
+    return twins
 
 
 def _of_source(task: MockTask, source: MockTask) -> MockTask:

@@ -26,7 +26,7 @@ def positions(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
     if task.layout != "healpix":
         centre, ra, dec = _on_plate(task)
         return centre, ra[: task.n_science], dec[: task.n_science]
-    if task.is_repeat:
+    if _is_over_plate(task):
         _, ra, dec = _on_plate(task)
         chosen = chosen_objects(task)
         return pixel_centre(task.healpix), ra[chosen], dec[chosen]
@@ -42,7 +42,7 @@ def plate_centre(task: MockTask) -> tuple[float, float]:
 
 def chosen_objects(task: MockTask) -> Ints:
     """Which objects of its source `task` observes: indices of shape (n_science,)."""
-    if task.layout != "healpix" or not task.is_repeat:
+    if not _is_over_plate(task):
         return np.arange(task.n_science)
     _, ra, dec = _on_plate(task)
     return np.flatnonzero(_pixel_of(ra, dec) == task.healpix)[: task.n_science]
@@ -73,6 +73,11 @@ def pixel_centre(healpix: int) -> tuple[float, float]:
     """RA and Dec (deg) of the centre of a nested pixel of nside 64."""
     ra, dec = _place(np.array([healpix]), np.array([0.5]), np.array([0.5]))
     return float(ra[0]), float(dec[0])
+
+
+def _is_over_plate(task: MockTask) -> bool:
+    """Whether a healpixel observes objects of a plate, not its own or those of its twin."""
+    return task.layout == "healpix" and task.is_repeat and task.source_survey != "desi"
 
 
 def _on_plate(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
