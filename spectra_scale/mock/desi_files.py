@@ -14,7 +14,7 @@ from scipy.special import erf
 
 from spectra_scale.mock import fits
 from spectra_scale.mock.desi_columns import FLUX_UNIT, IVAR_UNIT, unit_cards
-from spectra_scale.mock.desi_lines import fastspec_rows
+from spectra_scale.mock.desi_lines import fastspec_rows, metadata_rows
 from spectra_scale.mock.desi_observation import ARMS, DesiObservation, observe_healpix
 from spectra_scale.mock.desi_redshifts import redshift_rows, zcatalog_rows
 from spectra_scale.mock.desi_rows import exposure_rows, fibermap_rows, score_rows, tsnr2_rows
@@ -58,13 +58,17 @@ def write_healpix(
         fits.write_atomically(redrock, _redrock_hdus(seen, (redshifts, fibermap, exposures))),
     ]
     ids = fibermap["TARGETID"][seen.row]
-    fastspec, _ = fastspec_rows(seen, ids)
+    has_data = seen.has_data()
+    # FastSpecFit fits no stars, and nothing without data.
+    fitted = np.flatnonzero((seen.spectype != "STAR") & has_data)
+    fastspec = fastspec_rows(seen, ids, fitted)
     zcatalog = zcatalog_rows(seen, fibermap, scores, redshifts)
-    tables = {"zcatalog": zcatalog, "fastspec": fastspec}
+    metadata = metadata_rows(zcatalog[seen.row[fitted]], fastspec)
+    tables = {"zcatalog": zcatalog, "fastspec": fastspec, "metadata": metadata}
     keys = [f"desi:main-{task.program}-{i}" for i in ids]
     names = {"spectrum_key": keys, "plate": -1, "fiber": -1}
     has_lines = np.isin(ids, fastspec["TARGETID"])
-    truth = truth_table(seen, names, has_lines, seen.target, ~seen.has_data())
+    truth = truth_table(seen, names, has_lines, seen.target, ~has_data)
     write_part(folder, task, settings, tables, pa.table(truth))
     return sizes, seen.spectype, len(fastspec)
 
