@@ -169,7 +169,9 @@ def observe_healpix(task: MockTask, settings: MockSettings) -> DesiObservation:
         fibres=fibres,
         ra=ra,
         dec=dec,
-        target=target_classes(task, objects.kind, objects.redshift, objects.magnitude),
+        target=target_classes(
+            task, objects.kind, objects.redshift, objects.magnitude, objects.as_galaxy
+        ),
         artefact=every[fibres.row],
         missing_arm=str(rng.choice(ARMS)) if lacks else "",
         redshifts=redrock(task, objects, settings),
@@ -185,7 +187,8 @@ def observe_healpix(task: MockTask, settings: MockSettings) -> DesiObservation:
 
 def redrock(task: MockTask, objects: Objects, settings: MockSettings) -> Redshifts:
     """What redrock finds for the objects of `task`; drawn by itself, without any spectrum."""
-    return find_redshifts(objects, settings, np.random.default_rng((task.seed, task.plate, 8)))
+    rng = np.random.default_rng((task.seed, task.plate, 8))
+    return find_redshifts(objects, settings, rng, survey="desi")
 
 
 def draw_fibres(task: MockTask) -> Fibres:

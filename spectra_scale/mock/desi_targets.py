@@ -133,7 +133,7 @@ def target_bits(seen: DesiObservation) -> tuple[Ints, Ints]:
         n = min(seen.task.n_science, twin.n_science)
         o = seen.scene.objects
         other = replace(twin, n_science=n)
-        found = target_classes(other, o.kind[:n], o.redshift[:n], o.magnitude[:n])
+        found = target_classes(other, o.kind[:n], o.redshift[:n], o.magnitude[:n], o.as_galaxy[:n])
         desi[:n] |= bits_of(found, DESI_BITS)
         bgs[:n] |= bits_of(found, BGS_BITS)
     return desi, bgs
