@@ -116,7 +116,8 @@ def draw_gas(
         ratios=ratios,
         dust=dust,
         sigma=sigma,
-        offset=14.0 * normal[4],
+        # A redshift is that of the lines where they are strong.
+        offset=np.where(np.isin(kind, (RETIRED, PASSIVE, POST_STARBURST)), 14.0, 3.0) * normal[4],
         wing=wing,
         wing_offset=-np.abs(90 + 110 * normal[5]) * (active * 1.0),
         wing_sigma=np.clip(sigma * (2.2 + 0.9 * np.abs(normal[6])), 150, 1000),

@@ -38,7 +38,7 @@ PIXEL_KM_S = LIGHT_KM_S * log(10) * 1e-4
 _BROAD = np.array(BROAD_LINES)
 _BROAD_HB = 10
 # Lines strong enough to show the wing of an outflow.
-_WINGED = np.array([HB, 16, OIII, 23, HA, NII, 26, 27])
+_WINGED = np.array([2, 5, 6, 11, HB, 16, OIII, 23, HA, NII, 26, 27])
 # Interstellar Na D: vacuum wavelength (Å) and share of the absorption.
 _SODIUM = np.array([[5891.58, 0.57], [5897.56, 0.43]])
 # Balmer continuum is quoted at its edge against the power law at 5100 Å: about λ^-1.7 between.
@@ -65,7 +65,7 @@ class Emission:
     offset: Floats
 
     def narrow(self) -> Floats:
-        """Total narrow flux of each of `lines.LINES`, wings included, shape (n, 40)."""
+        """Total narrow flux of each of `lines.LINES`, wings included, shape (n, line)."""
         total = self.flux[:, : len(LINE_WAVE)].copy()
         total[:, _WINGED] += self.flux[:, len(LINE_WAVE) : len(LINE_WAVE) + len(_WINGED)]
         return total

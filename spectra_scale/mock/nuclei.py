@@ -62,12 +62,12 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     normal = rng.standard_normal((8, n))
     is_lac = kind == BL_LAC
     has_broad = np.isin(kind, (BROAD, QUASAR))
-    host = np.where(kind == QUASAR, 0.02, rng.beta(1.2, 1.8, n))
+    host = np.where(kind == QUASAR, 0.02, rng.beta(1.2, 2.1, n))
     share = np.select([has_broad, is_lac], [1 - host, rng.uniform(0.6, 0.97, n)], 0.0)
     share = np.where(kind == SEYFERT, 0.20 * rng.random(n), share)
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
     dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.03, 3.0)
-    fwhm = np.clip(5000 * 10 ** (0.17 * normal[0]), 1300, 14000)
+    fwhm = np.clip(5000 * 10 ** (0.14 * normal[0]), 1300, 14000)
     iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.30 * normal[1]), 0.003, 0.6)
     red = iron * 10 ** (0.10 * normal[2])
     on = has_broad * 1.0
@@ -77,7 +77,7 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
         dust=np.where(has_broad, dust, 0.0),
         balmer_continuum=on * 0.44 * 10 ** (0.25 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
-        broad_ew=on * 115 * 10 ** (0.15 * normal[5]),
+        broad_ew=on * 122 * 10 ** (0.15 * normal[5]),
         fwhm=on * fwhm,
         ratios=_ratios(n, rng),
         **_profiles(fwhm, rng),
@@ -93,7 +93,7 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     """Core, wing and bump of each object: shares, velocities and widths."""
     n = len(fwhm)
     normal = rng.standard_normal((4, n))
-    wing = np.clip(0.35 + 0.13 * normal[0], 0.05, 0.75)
+    wing = np.clip(0.31 + 0.13 * normal[0], 0.05, 0.75)
     # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
     double = rng.random(n) < 0.08
     bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))

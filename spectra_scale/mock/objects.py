@@ -152,7 +152,7 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         dust_birth=birth,
         # Curves are steeper where there is little dust (Salim & Narayanan 2020).
         dust_slope=np.clip(0.05 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.5, 0.5),
-        sodium=np.where(forming, 0.06, 0.03) * diffuse * 10 ** rng.normal(0, 0.25, n),
+        sodium=np.where(forming, 0.065, 0.02) * diffuse * 10 ** rng.normal(0, 0.25, n),
         star=rng.uniform(0, N_STARS - 1, n),
         nucleus=draw_nuclei(kind, rng),
         gas=gas,

@@ -57,10 +57,10 @@ def find_redshifts(
     warnings are false alarms: broad lines and, in legacy spectra, high S/N set them off.
     """
     n = len(objects)
-    error = 1.2e-5 * 10 ** (0.2 * (objects.magnitude - 17.5)) * rng.uniform(0.7, 1.6, n)
-    # Broad lines give a redshift that is off by some hundred km/s.
+    error = 0.7e-5 * 10 ** (0.2 * (objects.magnitude - 17.5)) * rng.uniform(0.7, 1.6, n)
+    # Broad lines give a redshift that is off by some 60 km/s.
     broad = np.isin(objects.kind, (BROAD, QUASAR))
-    offset = np.where(broad, 3.5e-4 * rng.standard_normal(n), 0.0)
+    offset = np.where(broad, 2.0e-4 * rng.standard_normal(n), 0.0)
     z = objects.redshift + (error * rng.standard_normal(n) + offset) * (1 + objects.redshift)
     is_star = (objects.kind == STAR) & ~objects.as_galaxy
     flagged = rng.random(n) < (1 - _FALSE_ALARMS) * settings.bad_redshift_fraction
