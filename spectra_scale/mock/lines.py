@@ -18,7 +18,8 @@ LINES: tuple[tuple[str, float], ...] = (
     ("H3835", 3836.48), ("HeI4471", 4472.73), ("NII5755", 5756.19), ("SIII6312", 6313.81),
     ("HeI6678", 6679.99), ("HeI7065", 7067.13), ("ArIII7135", 7137.76), ("OII7320", 7321.94),
     ("OII7330", 7332.21), ("ArIII7751", 7753.23), ("SIII9069", 9071.1), ("SIII9531", 9533.2),
-    ("FeVII6087", 6088.7), ("FeVI5145", 5147.2), ("FeVII5158", 5160.3), ("SII4068", 4069.75), ("SII4076", 4077.50),
+    ("FeVII6087", 6088.7), ("FeVI5145", 5147.2), ("FeVII5158", 5160.3),
+    ("SII4068", 4069.75), ("SII4076", 4077.50),
 )  # fmt: skip
 N_PORTSMOUTH = 28
 LINE_WAVE: Floats = np.array([wave for _, wave in LINES])
@@ -95,16 +96,19 @@ def line_ratios(x: Floats, y: Floats, hard: Floats, rng: np.random.Generator) ->
         "He_3970": beta * 0.159, "Hd4101": beta * 0.259, "Hg4340": beta * 0.468,
         "OIII4363": oiii * 10 ** (-2.35 - 0.9 * np.clip(x + 1.3, 0, 1) * (1 - hard) + 0.85 * hard),
         "ArIV4711": oiii * 0.006 * hard, "ArIV4740": oiii * 0.005 * hard, "Hb4861": beta,
-        "OIII4958": oiii / 2.98, "OIII5006": oiii, "NI5197": oi * (0.06 + 0.06 * hard), "NI5200": oi * (0.07 + 0.07 * hard),
+        "OIII4958": oiii / 2.98, "OIII5006": oiii, "NI5197": oi * 0.06 * (1 + hard),
+        "NI5200": oi * 0.07 * (1 + hard),
         "HeI5875": np.full(n, 0.028), "OI6300": oi, "OI6362": oi * 0.33, "NII6547": 10**x / 2.96,
         "Ha6562": np.ones(n), "NII6583": 10**x, "SII6716": sii * density / (1 + density),
         "SII6730": sii / (1 + density), "H3835": beta * 0.073, "HeI4471": beta * 0.028,
         "NII5755": 10**x * 0.011, "SIII6312": np.full(n, 0.0012), "HeI6678": np.full(n, 0.0105),
         "HeI7065": np.full(n, 0.008), "ArIII7135": oiii * 0.010 + 0.010,
-        "OII7320": oii * (0.009 + 0.006 * hard), "OII7330": oii * (0.007 + 0.005 * hard), "ArIII7751": oiii * 0.0024 + 0.001,
+        "OII7320": oii * (0.009 + 0.006 * hard), "OII7330": oii * (0.007 + 0.005 * hard),
+        "ArIII7751": oiii * 0.0024 + 0.001,
         "SIII9069": 0.06 + 0.02 * oiii, "SIII9531": 0.15 + 0.05 * oiii,
         "FeVII6087": oiii * 0.03 * hard, "FeVI5145": oiii * 0.005 * hard,
-        "FeVII5158": oiii * 0.009 * hard, "SII4068": sii * (0.015 + 0.045 * hard), "SII4076": sii * (0.005 + 0.015 * hard),
+        "FeVII5158": oiii * 0.009 * hard, "SII4068": sii * 0.015 * (1 + 3 * hard),
+        "SII4076": sii * 0.005 * (1 + 3 * hard),
     }  # fmt: skip
     ratios = np.stack([f[name] for name, _ in LINES], axis=1)
     # x, y and the recombination lines stay: the others scatter from galaxy to galaxy.
