@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
+from spectra_scale.mock.foreground import transmission
 from spectra_scale.mock.kinds import STAR, STAR_FORMING
 from spectra_scale.mock.light import Continuum, Emission, broad_flux, emission, render
 from spectra_scale.mock.lines import HA, LINE_WAVE, attenuation, calzetti
@@ -133,8 +134,8 @@ def test_rendering_is_the_sum_of_templates_under_their_dust(objects):
         seen = np.interp(LOG_WAVE - np.log10(1 + some.redshift[i]), rest, model)
         ratio = found[i] / seen
         # One factor for all pixels: the amplitude. Interpolation between samples 35 km/s apart,
-        # linear here and cubic there, differs by 0.6 % at the narrowest feature.
-        np.testing.assert_allclose(ratio / np.median(ratio), 1, atol=1e-2)
+        # linear here and cubic there, differs by 1 % at Ca I 4227, the narrowest strong feature.
+        np.testing.assert_allclose(ratio / np.median(ratio), 1, atol=1.5e-2)
 
 
 def replace_fields(objects: Objects, **changed: np.ndarray) -> Objects:
@@ -222,8 +223,9 @@ def test_a_blend_is_the_light_of_two_objects():
     second = render(scene.partner, scene.partner_lines, LOG_WAVE, np.full(4700, 65.0))
     expected = alone.copy()
     expected[scene.blended] += second * scene.partner_share[:, None].astype(np.float32)
-    np.testing.assert_array_equal(seen, expected)
-    untouched = np.setdiff1d(np.arange(len(seen)), scene.blended)
-    np.testing.assert_array_equal(seen[untouched], alone[untouched])
+    # The Milky Way's dust lies before both.
+    expected *= transmission(10**LOG_WAVE, scene.excess)
+    # Float32, and an exponential that is a polynomial.
+    np.testing.assert_allclose(seen, expected, rtol=2e-6)
     # Both have their light where the first one's magnitude says.
     assert np.all(scene.partner.objects.magnitude == scene.objects.magnitude[scene.blended])

@@ -111,7 +111,7 @@ def _broad(measured: Measured, column: int, redshift: Floats) -> _Line:
     level = fits.level[:, (HA, HB)[column]] * (1 + redshift)
     ew, ew_err = _over(flux, level), _over(error, level)
     every = _Line(flux, error, error, ew, ew_err, fits.broad_fwhm / _FWHM)
-    return every.where(measured.found_broad & (error > 0) & (flux > 0))
+    return every.where(measured.found_broad & (error > 0) & (flux > 0) & (level > 0))
 
 
 def _fill(

@@ -103,7 +103,7 @@ def target_columns(seen: DesiObservation) -> dict[str, Any]:
         "MORPHTYPE": np.select([is_star, disc], ["PSF", "EXP"], "DEV"),
         "SERSIC": np.select([is_star, disc], [0, 1], 4),
         "SHAPE_R": np.where(is_star, 0, 0.5 + 2.0 * size),
-        "EBV": 0.02 + 0.03 * np.abs(np.sin(0.11 * seen.ra + 0.17 * seen.dec)),
+        "EBV": seen.scene.excess,
         "REF_EPOCH": 2015.5, "PHOTSYS": "N" if brick.is_north else "S",
         "PRIORITY_INIT": np.where(seen.target == "qso", 3400, 3200), "NUMOBS_INIT": 4,
         "PMRA": np.where(is_star, 8 * pm_ra, 0), "PMDEC": np.where(is_star, 8 * pm_dec, 0),
@@ -121,7 +121,7 @@ def target_columns(seen: DesiObservation) -> dict[str, Any]:
 def photometry(seen: DesiObservation) -> Floats:
     """Flux in the fibre in g, r and z, nanomaggies, shape (n_science, 3)."""
     wave = np.array(list(_BANDS.values()))
-    flux = seen.scene.continuum.at(wave / (1 + seen.scene.objects.redshift[:, None]))
+    flux = seen.scene.received(wave)
     return np.asarray(np.maximum(flux / _FLUX_OF_NMGY * (wave / _PIVOT) ** 2, 1e-4))
 
 

@@ -39,6 +39,8 @@ _Z_MEDIAN = (0.086, 0.098, 0.105, 0.098, 0.19, 0.112, 0.128, 0.22, 0.10, 0.11, 1
 _Z_SCATTER = (0.17, 0.16, 0.19, 0.17, 0.22, 0.18, 0.21, 0.15, 0.22, 0.18, 0.1, 0.17)
 # r magnitude in the fibre.
 _MAGNITUDE = (18.6, 18.45, 18.3, 18.3, 18.0, 18.4, 18.4, 18.4, 18.9, 18.5, 17.8, 19.0)
+# The magnitudes were tuned as received: what the Milky Way takes of r on the average.
+_FOREGROUND = 0.07
 # log M/L_r over the Sun's.
 _LOG_MASS_TO_LIGHT = (0.08, 0.22, 0.25, 0.38, 0.25, 0.42, 0.45, 0.42, -0.75, 0.2, 0.0, 0.25)
 # A_V of the stars without H II regions: mean of a gamma distribution (mag).
@@ -59,7 +61,7 @@ class Objects:
     redshift
         True redshift (for a star, its velocity / c).
     magnitude
-        r magnitude in the fibre: sets the flux at 6166 Å.
+        r magnitude in the fibre without the Milky Way's dust: sets the flux at 6166 Å.
     log_mass
         log of the stellar mass over the Sun's.
     weights
@@ -119,20 +121,21 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
     rng = task.object_rng()
     n = task.n_source
     kind, as_galaxy = _kinds(rng, n, settings)
-    normal = rng.standard_normal((6, n))
+    normal = rng.standard_normal((5, n))
     # BOSS and DESI targets are farther and fainter.
     far, faint = (1.0, 0.0) if task.source_survey == "sdss" else (1.35, 0.45)
     redshift = _redshifts(rng, kind, far, settings)
     magnitude = _of(_MAGNITUDE, kind) + faint + np.where(kind == BROAD, 0.9, 0.68) * normal[0]
-    magnitude = np.clip(magnitude + 2.0 * (redshift - 0.11).clip(-1, 0.3), 15.8, 20.2)
+    magnitude = np.clip(
+        magnitude - _FOREGROUND + 2.0 * (redshift - 0.11).clip(-1, 0.3), 15.8, 20.2
+    )
     log_mass = _log_mass(kind, redshift, magnitude) + 0.08 * normal[1]
     weights, metallicity = light_weights(kind, log_mass, rng)
     balmer = balmer_dust(log_mass, rng) * np.where(kind == COMPOSITE, 1.35, 1.0)
     forming = np.isin(kind, (STAR_FORMING, EXTREME)) | (kind == COMPOSITE)
     share = np.clip(np.where(kind == COMPOSITE, 0.40, 0.51) + 0.13 * normal[2], 0.05, 0.85)
     diffuse = _of(_DUST, kind) * rng.gamma(2.0, 0.5, n)
-    # The Milky Way's own dust is part of what is seen: some hundredths of a magnitude in B - V.
-    diffuse = np.where(forming, balmer * share, diffuse) + 0.07 * 10 ** (0.25 * normal[3])
+    diffuse = np.where(forming, balmer * share, diffuse)
     birth = np.where(forming, balmer * (1 - share), 0.7 * diffuse)
     # Young stars bear on Hα with less than their share at 5500 Å: they are blue.
     young = 0.62 * weights[:, 0]
@@ -151,7 +154,7 @@ def draw_objects(task: MockTask, settings: MockSettings) -> Objects:
         dust_stars=diffuse,
         dust_birth=birth,
         # Curves are steeper where there is little dust (Salim & Narayanan 2020).
-        dust_slope=np.clip(0.05 + 0.2 * (diffuse - 0.5) + 0.12 * normal[5], -0.5, 0.5),
+        dust_slope=np.clip(0.05 + 0.2 * (diffuse - 0.5) + 0.12 * normal[3], -0.5, 0.5),
         sodium=np.where(forming, 0.065, 0.02) * diffuse * 10 ** rng.normal(0, 0.25, n),
         star=rng.uniform(0, N_STARS - 1, n),
         nucleus=draw_nuclei(kind, rng),

@@ -140,10 +140,11 @@ KNOTS = """
 8300 8500 8700 8950 9200 9420 9650 10200 11300
 """
 
-# Share of the 1 Gyr population mixed into each at 5500 Å, so that D4000n is 1.55, 1.70, 1.80 at
-# 2.5 Gyr, 1.73, 1.92, 2.07 at 6 Gyr and 1.84, 2.06, 2.25 at 12 Gyr: about those of Bruzual &
-# Charlot (2003) for [Z/H] = -0.5, 0 and 0.3.
-DILUTION = (0, 0, 0, 0, 0, 0.358, 0.282, 0.232, 0.191, 0.178, 0.164, 0.162, 0.161, 0.155)
+# Share of the 1 Gyr population mixed into each at 5500 Å, so that D4000n is 1.57, 1.72, 1.81 at
+# 2.5 Gyr, 1.74, 1.92, 2.05 at 6 Gyr and 1.81, 1.99, 2.13 at 12 Gyr: about those of Bruzual &
+# Charlot (2003) for [Z/H] = -0.5, 0 and 0.3, and less at 12 Gyr, since no public spectrum at hand
+# has more than 2.03.
+DILUTION = (0, 0, 0, 0, 0, 0.358, 0.282, 0.232, 0.196, 0.190, 0.180, 0.200, 0.205, 0.205)
 
 # fmt: off
 POPULATIONS = (

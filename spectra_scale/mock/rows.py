@@ -225,5 +225,5 @@ def _scatter(like: Floats, mean: float, spread: float) -> Floats:
 
 def _band_flux(seen: Observation) -> Floats:
     """Nanomaggies in u g r i z, shape (n, 5)."""
-    flux = seen.scene.continuum.at(_EFFECTIVE / (1 + seen.objects.redshift[:, None]))
+    flux = seen.scene.received(_EFFECTIVE)
     return np.asarray(np.maximum(flux / _FLUX_OF_NMGY * (_EFFECTIVE / 6166.0) ** 2, 1e-3))

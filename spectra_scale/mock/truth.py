@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from spectra_scale.mock.instrument import ARTEFACTS
 from spectra_scale.mock.kinds import KINDS
-from spectra_scale.mock.light import Emission, broad_flux
+from spectra_scale.mock.light import broad_flux
 from spectra_scale.mock.lines import HA, HB, LINE_WAVE, NII, OIII
-from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import AGES_GYR
 from spectra_scale.mock.positions import chosen_objects
 from spectra_scale.mock.redshifts import Redshifts
@@ -83,7 +82,7 @@ def truth_table(
         "is_blend": np.isin(np.arange(n), seen.scene.blended),
         "is_repeat": np.full(n, task.is_repeat),
         "has_lines": has_lines,
-        **object_columns(seen.scene.objects, seen.scene.lines),
+        **object_columns(seen.scene),
         "survey": [task.survey] * n,
         "object_id": object_id.astype(np.int64),
         "target": [str(name) for name in target],
@@ -120,17 +119,20 @@ def failures(
     return [str(name) for name in names]
 
 
-def object_columns(objects: Objects, lines: Emission) -> dict[str, Any]:
+def object_columns(scene: Scene) -> dict[str, Any]:
     """Columns that describe objects and their light; units are in the names.
 
-    Fluxes are 1e-17 erg/s/cm² as received, EWs rest-frame Å, ages and metallicities weighted with
-    light at 5500 Å, shares of light before dust.
+    Fluxes are 1e-17 erg/s/cm² as received, with the dust of the object and of the Milky Way; EWs
+    are rest-frame Å, ages and metallicities weighted with light at 5500 Å, shares of light before
+    dust, and the magnitude is without the Milky Way's dust, which `ebv` (E(B-V), mag) tells.
     """
+    objects, lines = scene.objects, scene.lines
     nucleus, gas, weights = objects.nucleus, objects.gas, objects.weights
     columns: dict[str, Any] = {
         "kind": [KINDS[k] for k in objects.kind],
         "z_true": objects.redshift,
         "r_fiber_magnitude": objects.magnitude,
+        "ebv": scene.excess,
         "log_mass": objects.log_mass,
         "log_age_gyr": objects.log_age,
         "log_metallicity": objects.metallicity,
@@ -149,12 +151,12 @@ def object_columns(objects: Objects, lines: Emission) -> dict[str, Any]:
         "ew_ha": gas.ew_ha,
         "nuclear_share_ha": gas.nuclear,
         "wing_share": gas.wing,
-        "flux_broad_hb": broad_flux(lines, LINE_WAVE[HB]),
-        "flux_broad_ha": broad_flux(lines, LINE_WAVE[HA]),
+        "flux_broad_hb": broad_flux(lines, LINE_WAVE[HB]) * scene.passed(LINE_WAVE[HB]),
+        "flux_broad_ha": broad_flux(lines, LINE_WAVE[HA]) * scene.passed(LINE_WAVE[HA]),
     }
     for age in np.unique(AGES_GYR):
         columns[f"light_{age:g}_gyr"] = weights[:, age == AGES_GYR].sum(axis=1)
     narrow = lines.narrow()
     for name, index in (("hb", HB), ("oiii_5008", OIII), ("ha", HA), ("nii_6585", NII)):
-        columns[f"flux_{name}"] = narrow[:, index]
+        columns[f"flux_{name}"] = narrow[:, index] * scene.passed(LINE_WAVE[index])
     return columns
