@@ -93,7 +93,7 @@ def observe(
         The spectrograph on this plate; everything random about this observation.
     """
     fibers = draw_fibers(instrument, len(model), rng)
-    return _expose(model, artefact, instrument, fibers, rng)
+    return _expose(model, artefact, instrument, (fibers, rng), rng)
 
 
 def observe_arms(
@@ -102,7 +102,9 @@ def observe_arms(
     arms: Sequence[Spectrograph],
     rng: np.random.Generator,
 ) -> tuple[Exposure, ...]:
-    """Expose noiseless spectra through the arms of one DESI plate: the same fibres and sky.
+    """Expose noiseless spectra through the arms of one DESI plate.
+
+    All arms are fed by the same fibres: they share the sky, and what misses a fibre.
 
     Parameters
     ----------
@@ -111,9 +113,12 @@ def observe_arms(
     artefact, arms, rng
         As in `observe`, and `desi_arms`. DESI has one mask: `and_mask` and `or_mask` are equal.
     """
-    fibers = draw_fibers(arms[0], len(models[0]), rng)
+    n = len(models[0])
+    fibers = draw_fibers(arms[0], n, rng)
+    seed = int(rng.integers(2**62))
     return tuple(
-        _expose(model, artefact, arm, fibers, rng) for model, arm in zip(models, arms, strict=True)
+        _expose(model, artefact, arm, (fibers, np.random.default_rng(seed)), rng)
+        for model, arm in zip(models, arms, strict=True)
     )
 
 
@@ -121,9 +126,11 @@ def _expose(
     model: Singles,
     artefact: Ints,
     instrument: Spectrograph,
-    fibers: Fibers,
+    through: tuple[Fibers, np.random.Generator],
     rng: np.random.Generator,
 ) -> Exposure:
+    """Expose through fibres, whose places on the objects come from a generator of their own."""
+    fibers, places = through
     n, n_pixels = model.shape
     if n_pixels != instrument.n_pixels or len(artefact) != n:
         message = (
@@ -133,7 +140,7 @@ def _expose(
         )
         raise UsageError(message)
     raw = _empty(model, rng)
-    losses = fibre_losses(instrument, n, rng)
+    losses = fibre_losses(instrument, n, places)
     add_steps(losses, artefact, instrument, rng)
     errors = Errors(losses, calibration_errors(instrument, n, rng), _pixel_error(instrument, rng))
     expose_kernel(raw, instrument.curves, fibers, errors)

@@ -33,7 +33,7 @@ from spectra_scale.mock.task import MockTask
 log = logging.getLogger(__name__)
 Rows = NDArray[Any]
 
-FORMAT = 2
+FORMAT = 3
 SUMMARY = "mock.json"
 BEGUN = ".mock-begun.json"
 CATALOGUE_FILE = "specObj-mock.fits"

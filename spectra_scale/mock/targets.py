@@ -36,7 +36,7 @@ BGS_BITS = {"bgs-faint": 1, "bgs-bright": 1 << 1}
 
 
 #: OBJTYPE of spPlate, spZbest and SPALL; all others are galaxies.
-OBJECT_TYPES = {"standard": "SPECTROPHOTO_STD", "qso": "QSO"}
+OBJECT_TYPES = {"standard": "SPECTROPHOTO_STD", "qso": "QSO", "ancillary": "NA"}
 # Of stars that a pipeline takes for galaxies, so many were observed as standards.
 _STANDARD_SHARE = 0.3
 

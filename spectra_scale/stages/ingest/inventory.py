@@ -30,7 +30,7 @@ from spectra_scale.surveys.sdss_spec import FILE_NAME, read_spec
 
 #: Spectrum files whose rows one task reads.
 FILES_A_TASK = 256
-SKY_TARGETS = ("SKY", "STANDARD", "SPECTROPHOTO_STD", "NA")
+SKY_TARGETS = ("SKY", "STANDARD", "SPECTROPHOTO_STD")
 
 
 @dataclass(frozen=True, slots=True)
