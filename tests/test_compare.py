@@ -267,18 +267,19 @@ def test_a_ratio_out_of_range_by_less_than_its_error_says_so() -> None:
 def learnt(structure: dict[str, list[float]]) -> list[Asked]:
     """What is asked of numbers where all else is missing."""
     nan = float("nan")
-    masks = {
-        side: {where: {"half_masked": 0.1, "bits": {"BRIGHTSKY": share}}
-               for where, share in (("legacy", legacy), ("boss", boss), ("all", 0.5))}
-        for side, legacy, boss in (("mock", 0.036, 0.04), ("real", 0.035, 0.028))
-    }  # fmt: skip
+    noise = {
+        side: {
+            where: {"brightsky": share} for where, share in (("legacy", legacy), ("boss", boss))
+        }
+        for side, legacy, boss in (("mock", 0.036, 0.054), ("real", 0.039, 0.045))
+    }
     return asked({
         "class_fractions": dict.fromkeys(FRACTION_TARGETS, nan),
         "redshift": {"z_mode": nan, "z_median": nan},
         "distributions": [{"class": "galaxies", "measure": "d4000n",
                            "real": [1.11, 1.35, 1.92], "mock": [1.09, 1.39, 1.98]}],
-        "noise": {"mock": {}, "real": {}},
-        "masks": masks,
+        "noise": noise,
+        "masks": {side: {"all": {"half_masked": 0.1}} for side in ("mock", "real")},
         "transfer": {},
         "structure": {"all": structure},
         "classifier": {"auc": 0.754, "auc_error": 0.023},
@@ -290,14 +291,11 @@ def test_targets_are_beside_what_the_same_function_finds_in_real_spectra() -> No
     # 1.09 is within 0.05 of 1.14, 1.98 of neither 1.90 nor 1.92.
     breaks = [item.verdict for what, item in found.items() if what.startswith("D4000n")]
     assert breaks == ["PASS", "PASS", "short"]
-    # Legacy against the issue's 3.5 %, BOSS against the real BOSS spectra.
+    # Legacy against the issue's 3.5 %, BOSS against the real BOSS spectra: 0.9 % away is too far.
     assert found["pixels with BRIGHTSKY, legacy (%)"].verdict == "PASS"
     boss = found["pixels with BRIGHTSKY, boss (%)"]
-    assert (boss.found, boss.real, boss.verdict) == (
-        pytest.approx(4.0),
-        pytest.approx(2.8),
-        "PASS",
-    )
+    assert (boss.found, boss.real) == (pytest.approx(5.4), pytest.approx(4.5))
+    assert boss.verdict == "short"
     # Real residuals: no more structured than 1.5 times the mock's own, or than 2.
     high = found["mean residual at Hα in its errors, all"]
     assert (high.found, high.real, high.high, high.verdict) == (2.0, 2.9, 3.0, "PASS")

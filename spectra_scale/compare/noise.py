@@ -108,15 +108,16 @@ def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, di
 
     Returns
     -------
-    By ``legacy`` and ``boss``: medians over spectra, and the number of ``spectra``.
+    By ``legacy`` and ``boss``: medians over spectra, the number of ``spectra``, and ``brightsky``,
+    the mean share of pixels with that bit among those with data.
     """
     there = scan(folder)
-    found: dict[str, list[NoiseStatistics]] = {}
+    found: dict[str, list[_Noise]] = {}
     files = [there.spec_files[i] for i in rng.permutation(len(there.spec_files))[:limit]]
     for file in files:
         one = _of_file(file.path)
         if one is not None:
-            found.setdefault(one[0], []).append(one[1])
+            found.setdefault(one.spectrograph, []).append(one)
     left = limit - len(files)
     plates = [plate for plate in there.plates if plate.zbest is not None]
     for n, i in enumerate(rng.permutation(len(plates))):
@@ -124,15 +125,40 @@ def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, di
         share = -(-left // (len(plates) - n))
         measured = _of_plate(plates[i], share, rng) if share else []
         left -= len(measured)
-        for name, statistics in measured:
-            found.setdefault(name, []).append(statistics)
-    return {
-        name: asdict(median_statistics(statistics)) | {"spectra": len(statistics)}
-        for name, statistics in sorted(found.items())
-    }
+        for one in measured:
+            found.setdefault(one.spectrograph, []).append(one)
+    return {name: _summary(spectra) for name, spectra in sorted(found.items())}
 
 
-def _of_file(path: Path) -> tuple[str, NoiseStatistics] | None:
+@dataclass(frozen=True, slots=True)
+class _Noise:
+    """Noise of one spectrum, and the share of its pixels with data that have BRIGHTSKY."""
+
+    spectrograph: str
+    statistics: NoiseStatistics
+    brightsky: float
+
+    @classmethod
+    def of(
+        cls,
+        spectrograph: str,
+        flux: NDArray[np.float32],
+        ivar: NDArray[np.float32],
+        model: NDArray[np.float32],
+        bits: NDArray[np.uint32],
+    ) -> _Noise:
+        bright = (bits[ivar > 0] & _BRIGHTSKY) != 0
+        statistics = noise_statistics(flux, ivar, model, bits)
+        return cls(spectrograph, statistics, float(bright.mean()) if bright.size else 0.0)
+
+
+def _summary(spectra: list[_Noise]) -> dict[str, float]:
+    middle = asdict(median_statistics(one.statistics for one in spectra))
+    bright = float(np.mean([one.brightsky for one in spectra]))
+    return middle | {"brightsky": bright, "spectra": len(spectra)}
+
+
+def _of_file(path: Path) -> _Noise | None:
     try:
         spec = read_spec(path)
         model = _model(path)
@@ -143,12 +169,10 @@ def _of_file(path: Path) -> tuple[str, NoiseStatistics] | None:
         return None
     a = spec.arrays
     name = SPECTROGRAPHS[int(spec.row["instrument"] == "BOSS")]
-    return name, noise_statistics(a.flux, a.ivar, model, a.mask_bits)
+    return _Noise.of(name, a.flux, a.ivar, model, a.mask_bits)
 
 
-def _of_plate(
-    plate: PlateFiles, n: int, rng: np.random.Generator
-) -> list[tuple[str, NoiseStatistics]]:
+def _of_plate(plate: PlateFiles, n: int, rng: np.random.Generator) -> list[_Noise]:
     """Noise of `n` fibres of a plate on science targets; none if its files cannot be used."""
     assert plate.zbest is not None
     try:
@@ -169,14 +193,12 @@ def _of_plate(
     # Fit and spectrum are both in the order of the fibres.
     place = {row[0]: i for i, row in enumerate(rows)}
     return [
-        (
+        _Noise.of(
             SPECTROGRAPHS[int(row[2] == "BOSS")],
-            noise_statistics(
-                arrays.flux[i],
-                arrays.ivar[i],
-                np.asarray(models[place[row[0]]], np.float32),
-                arrays.mask_bits[i],
-            ),
+            arrays.flux[i],
+            arrays.ivar[i],
+            np.asarray(models[place[row[0]]], np.float32),
+            arrays.mask_bits[i],
         )
         for i, row in enumerate(chosen)
         if (arrays.ivar[i] > 0).any()

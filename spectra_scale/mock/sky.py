@@ -128,7 +128,7 @@ def draw_night(survey: str, rng: np.random.Generator) -> Night:
     bands[list(_STREET)] *= np.exp(rng.normal(0, 0.3))
     moon = rng.normal(0, 0.33 if is_legacy else 0.26)
     deep = rng.random() < (0.08 if is_legacy else 0.02)
-    share = (0.034 if is_legacy else 0.050) * np.exp(rng.normal(0, 0.55))
+    share = (0.033 if is_legacy else 0.050) * np.exp(rng.normal(0, 0.55))
     return Night(
         continuum=float(np.exp(moon)),
         blue=float(0.35 * moon + rng.normal(0, 0.08)),
