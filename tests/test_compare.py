@@ -60,6 +60,7 @@ def side(n: int, seed: int, *, name: str = "real", bump: float = 0.0) -> Side:
         z=z,
         snr=snr,
         boss=np.zeros(n, bool),
+        quasar=np.zeros(n, bool),
         group=np.arange(n),
         label=label,
         table_label=label,

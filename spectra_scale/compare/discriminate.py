@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,10 +219,11 @@ def null_aucs(real: Side, seed: int, n: int, report: Report) -> list[float]:
     return out
 
 
-def summary(verdict: Verdict) -> dict[str, Any]:
-    """Numbers of a verdict, as JSON can hold them."""
+def summary(verdict: Verdict, others: Sequence[float] = ()) -> dict[str, Any]:
+    """Numbers of a verdict, as JSON can hold them; `auc` is the mean with those of other draws."""
     return {
-        "auc": verdict.auc,
+        "auc": float(np.mean([verdict.auc, *others])),
+        "aucs": [verdict.auc, *others],
         "auc_error": verdict.error,
         "by_class": {str(code): list(pair) for code, pair in verdict.by_class.items()},
     }

@@ -13,10 +13,11 @@ Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 # A unit of distance: 0.02 in ln(1 + z), a factor 1.15 in S/N. Another spectrograph has another
-# coverage and other noise, so it is taken only where its own has nothing within four units.
+# coverage and other noise, and a broad-line object of CLASS GALAXY is mostly host: one of them is
+# taken only where its own has nothing within four units.
 _Z_UNIT = 0.02
 _SNR_UNIT = 0.06
-_OTHER_INSTRUMENT = 4.0
+_OTHER = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +49,12 @@ class Matches:
 
 
 def coordinates(side: Side) -> Doubles:
-    """Position in (redshift, S/N, spectrograph), shape (spectrum, 3), in units of distance."""
+    """Position in (redshift, S/N, spectrograph, CLASS) in units of distance, (spectrum, 4)."""
     return np.column_stack([
         np.log1p(side.z) / _Z_UNIT,
         np.log10(np.maximum(side.snr, 1e-3)) / _SNR_UNIT,
-        np.where(side.boss, _OTHER_INSTRUMENT, 0.0),
+        np.where(side.boss, _OTHER, 0.0),
+        np.where(side.quasar, _OTHER, 0.0),
     ])  # fmt: skip
 
 

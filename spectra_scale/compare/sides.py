@@ -67,8 +67,8 @@ class Side:
         Spectrum keys.
     z, snr
         Redshift, and median S/N of a rest-frame pixel (science.md §3).
-    boss
-        Whether from the BOSS spectrograph.
+    boss, quasar
+        Whether from the BOSS spectrograph, and whether the pipeline's CLASS is QSO.
     group
         Number of the object on the sky (1.5 arcsec): repeats share it.
     label
@@ -87,6 +87,7 @@ class Side:
     z: Doubles
     snr: Doubles
     boss: Bools
+    quasar: Bools
     group: NDArray[np.int64]
     label: NDArray[np.int8]
     measures: dict[str, Doubles]
@@ -285,6 +286,7 @@ def _part(block: Native, measure: Measure) -> dict[str, Any]:
         "z": z[good],
         "snr": quality.snr_median[good],
         "boss": column("instrument") == "BOSS",
+        "quasar": column("class") == "QSO",
         "ra": column("ra"),
         "dec": column("dec"),
         "label": label[good],

@@ -10,7 +10,7 @@ from spectra_scale.compare.statistics import FRACTION_TARGETS
 
 _REAL_D4000N = (1.14, 1.35, 1.90)
 
-COLUMNS = ("", "real spectra", "mock", "error", "real, same function", "target", "")
+COLUMNS = ("", "what", "mock", "error", "real", "real spectra", "target")
 """What the cells of `Asked.row` are."""
 
 
@@ -65,14 +65,10 @@ class Asked:
 
     def row(self) -> list[object]:
         """Cells of a table, as `COLUMNS` names them."""
-        error, n = (None if math.isnan(self.error) else self.error), self.n
-        return [
-            self.what,
-            *("" if value is None else value for value in (n, self.found, error)),
-            "" if math.isnan(self.real) else self.real,
-            self.target,
-            self.verdict,
-        ]
+        numbers = (self.found, self.error, self.real)
+        texts = ("" if math.isnan(number) else f"{number:.3g}" for number in numbers)
+        n = "" if self.n is None else self.n
+        return [self.verdict, self.what, *texts, n, self.target]
 
     def line(self) -> str:
         """The same as one line of text."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spectra_scale.mock.faults import lost_arms
 from spectra_scale.mock.instrument import Exposure, Spectrograph, desi_arms, observe_arms
 from spectra_scale.mock.kinds import BROAD, QUASAR, STAR
+from spectra_scale.mock.measure import QSO_SHARE
 from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import Floats
 from spectra_scale.mock.positions import positions
@@ -30,8 +31,6 @@ _BLANK_SHARE = 0.01
 # Of fibres without a target: stuck, at times with a bad position or a broken one.
 _BLANK_STATUS = (1, 1 | BAD_POSITION, 1 | RESTRICTED | (1 << 10))
 _STATUS_SHARES = {RESTRICTED: 0.010, RESTRICTED | BAD_POSITION: 0.006, BAD_FIBER: 0.004}
-# A nucleus that outshines its host makes redrock take the object for a quasar.
-_QSO_SHARE = 0.45
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +156,7 @@ def observe_healpix(task: MockTask, settings: MockSettings) -> DesiObservation:
         model[fibres.row] = scene.render(np.log10(arm.wave), arm.sigma_km_s)
         models.append(model)
     is_qso = (objects.kind == QUASAR) | (
-        (objects.kind == BROAD) & (objects.nucleus.share > _QSO_SHARE)
+        (objects.kind == BROAD) & (objects.nucleus.share > QSO_SHARE)
     )
     is_star = (objects.kind == STAR) & ~objects.as_galaxy
     most = 1 if task.program == "bright" else 4

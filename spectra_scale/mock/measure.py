@@ -27,8 +27,8 @@ _MISMATCH[HB] = 0.62
 # A broad line is one of 10 sigma and so many Å of EW in Hα or Hβ, as in SDSS's own SUBCLASS: on
 # 137 public spectra at 0.05 < z < 0.36 these find all 41 that it calls BROADLINE, and one more.
 _BROAD_SNR, _BROAD_EW = 10.0, (18.0, 6.0)
-# Broad EW (Å) from which a nucleus outshines its host for the pipeline.
-_QSO_EW = (45.0, 12.0)
+# Share of the nucleus in the light at 5100 Å from which quasar templates fit better than others.
+QSO_SHARE = 0.42
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +123,7 @@ def pipeline_class(objects: Objects, measured: Measured) -> tuple[Texts, Texts]:
         ["AGN", "STARBURST", "STARFORMING"],
         "",
     )
-    is_qso = (measured.broad_ew > _QSO_EW).any(axis=1) & measured.found_broad
+    is_qso = (objects.nucleus.share > QSO_SHARE) & measured.found_broad
     is_qso |= (objects.kind == QUASAR) | (
         (objects.kind == BL_LAC) & (objects.nucleus.share > 0.85)
     )

@@ -10,6 +10,10 @@ from spectra_scale.mock.agn import BROAD_LINES, BROAD_SCATTER
 from spectra_scale.mock.kinds import BL_LAC, BROAD, QUASAR, SEYFERT
 from spectra_scale.mock.population import Floats
 
+# Share of broad-line objects whose host outshines the nucleus: about half of SDSS's spectra with
+# BROADLINE in SUBCLASS at z < 0.36 have CLASS GALAXY.
+_FAINT = 0.45
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nuclei:
@@ -56,18 +60,24 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     """Draw a nucleus for each object; most have none.
 
     Narrow broad lines come with strong Fe II (eigenvector 1, Boroson & Green 1992). Medians and
-    scatters are those of fits to 41 public SDSS spectra of broad-line objects at 0.05 < z < 0.36.
+    scatters are those of fits to 41 public SDSS spectra of broad-line objects at 0.05 < z < 0.36,
+    all of them of CLASS QSO; those that their hosts outshine have narrower lines (Greene & Ho
+    2007), and no public spectrum at hand to compare with.
     """
     n = len(kind)
     normal = rng.standard_normal((8, n))
     is_lac = kind == BL_LAC
     has_broad = np.isin(kind, (BROAD, QUASAR))
+    # Every second one is outshone by its host: the pipeline calls these galaxies (`measure`).
+    faint = has_broad & (kind != QUASAR) & (rng.random(n) < _FAINT)
     host = np.where(kind == QUASAR, 0.02, rng.beta(1.2, 2.1, n))
+    host = np.where(faint, rng.uniform(0.6, 0.92, n), host)
     share = np.select([has_broad, is_lac], [1 - host, rng.uniform(0.6, 0.97, n)], 0.0)
     share = np.where(kind == SEYFERT, 0.20 * rng.random(n), share)
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
     dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.03, 3.0)
-    fwhm = np.clip(5000 * 10 ** (0.14 * normal[0]), 1300, 14000)
+    typical = np.where(faint, 3600, 5000)
+    fwhm = np.clip(typical * 10 ** (0.14 * normal[0]), 1300, 14000)
     iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.30 * normal[1]), 0.003, 0.6)
     red = iron * 10 ** (0.10 * normal[2])
     on = has_broad * 1.0
