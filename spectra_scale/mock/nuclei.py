@@ -10,9 +10,9 @@ from spectra_scale.mock.agn import BROAD_LINES, BROAD_SCATTER
 from spectra_scale.mock.kinds import BL_LAC, BROAD, QUASAR, SEYFERT
 from spectra_scale.mock.population import Floats
 
-# Share of broad-line objects whose host outshines the nucleus: about half of SDSS's spectra with
+# Share of broad-line objects whose host outshines the nucleus: a third to a half of SDSS's spectra with
 # BROADLINE in SUBCLASS at z < 0.36 have CLASS GALAXY.
-_FAINT = 0.45
+_FAINT = 0.35
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +77,8 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     # Half of the nuclei are clear; the others have an exponential tail of obscuration to A_V 3.
     dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.03, 3.0)
     typical = np.where(faint, 3600, 5000)
-    fwhm = np.clip(typical * 10 ** (0.14 * normal[0]), 1300, 14000)
-    iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.30 * normal[1]), 0.003, 0.6)
+    fwhm = np.clip(typical * 10 ** (0.125 * normal[0]), 1700, 14000)
+    iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.24 * normal[1]), 0.003, 0.6)
     red = iron * 10 ** (0.10 * normal[2])
     on = has_broad * 1.0
     return Nuclei(
@@ -104,15 +104,15 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     n = len(fwhm)
     normal = rng.standard_normal((4, n))
     wing = np.clip(0.31 + 0.13 * normal[0], 0.05, 0.75)
-    # A bump beside the core makes lines asymmetric; in one nucleus of twelve it is a second peak.
-    double = rng.random(n) < 0.08
-    bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.35 * rng.random(n))
+    # A bump beside the core makes lines asymmetric; in one nucleus of seventeen it is a second peak.
+    double = rng.random(n) < 0.06
+    bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.27 * rng.random(n))
     side = np.where(rng.random(n) < 0.5, 1.0, -1.0)
     shift = side * rng.uniform(0.35, 0.9, n) * fwhm
     core = np.clip(1 - wing - bump, 0.1, None)
     parts = np.stack([core, wing, bump], axis=1)
-    drift = fwhm * (0.01 + 0.07 * normal[1])
-    offsets = np.stack([drift, drift + fwhm * (0.08 + 0.14 * normal[2]), drift + shift], axis=1)
+    drift = fwhm * (0.01 + 0.055 * normal[1])
+    offsets = np.stack([drift, drift + fwhm * (0.08 + 0.11 * normal[2]), drift + shift], axis=1)
     widths = np.stack(
         [np.ones(n), np.clip(2.6 + 0.4 * normal[3], 1.5, 4.0), rng.uniform(0.7, 1.5, n)], axis=1
     )
