@@ -65,6 +65,11 @@ def test_parts_written_alone_are_those_of_the_whole_and_add_up_to_it(whole, tmp_
     assert contents(folder) == whole
 
 
+def test_every_place_writes_the_same_release(whole, executor, tmp_path):
+    stage.run(section(tmp_path / "mock"), executor)
+    assert contents(tmp_path / "mock") == whole
+
+
 def test_a_part_that_is_there_is_kept(tmp_path):
     folder = tmp_path / "mock"
     one = section(folder, plates=(266,))

@@ -1,4 +1,4 @@
-"""Spectra to look at: twenty pairs to sort blind, and one of each kind and failure of the mock."""
+"""Spectra to look at: forty to sort blind, and one of each kind and failure of the mock."""
 
 from __future__ import annotations
 
@@ -52,12 +52,16 @@ class Blind:
 
 
 def blind(examples: Examples, rng: np.random.Generator, n: int = N_BLIND) -> Blind:
-    """Draw `n` pairs of different objects on the sky and shuffle their members."""
+    """Draw `n` real spectra, and the mock partners of as many others, and shuffle them.
+
+    Partners would tell each other by the gaps and the range that they share.
+    """
     n_pairs = len(examples.group) // 2
     order = rng.permutation(n_pairs)
     _, first = np.unique(examples.group[order], return_index=True)
-    chosen = order[np.sort(first)[:n]]
-    rows = rng.permutation(np.concatenate([chosen, chosen + n_pairs]))
+    chosen = order[np.sort(first)]
+    n = min(n, len(chosen) // 2)
+    rows = rng.permutation(np.concatenate([chosen[:n], chosen[n : 2 * n] + n_pairs]))
     return Blind(examples.pixels[rows], examples.is_mock[rows], examples.label[rows])
 
 

@@ -10,8 +10,8 @@ from spectra_scale.mock.agn import BROAD_LINES, BROAD_SCATTER
 from spectra_scale.mock.kinds import BL_LAC, BROAD, QUASAR, SEYFERT
 from spectra_scale.mock.population import Floats
 
-# Share of broad-line objects whose host outshines the nucleus: a third to a half of SDSS's spectra with
-# BROADLINE in SUBCLASS at z < 0.36 have CLASS GALAXY.
+# Share of broad-line objects whose host outshines the nucleus: a third to a half of SDSS's spectra
+# with BROADLINE in SUBCLASS at z < 0.36 have CLASS GALAXY.
 _FAINT = 0.35
 
 
@@ -70,7 +70,7 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     has_broad = np.isin(kind, (BROAD, QUASAR))
     # Every second one is outshone by its host: the pipeline calls these galaxies (`measure`).
     faint = has_broad & (kind != QUASAR) & (rng.random(n) < _FAINT)
-    host = np.where(kind == QUASAR, 0.02, rng.beta(1.2, 2.1, n))
+    host = np.where(kind == QUASAR, 0.02, rng.beta(1.5, 2.0, n))
     host = np.where(faint, rng.uniform(0.6, 0.92, n), host)
     share = np.select([has_broad, is_lac], [1 - host, rng.uniform(0.6, 0.97, n)], 0.0)
     share = np.where(kind == SEYFERT, 0.20 * rng.random(n), share)
@@ -78,16 +78,16 @@ def draw_nuclei(kind: np.ndarray, rng: np.random.Generator) -> Nuclei:
     dust = np.minimum(rng.exponential(0.7, n) * (rng.random(n) < 0.55) + 0.03, 3.0)
     typical = np.where(faint, 3600, 5000)
     fwhm = np.clip(typical * 10 ** (0.125 * normal[0]), 1700, 14000)
-    iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.24 * normal[1]), 0.003, 0.6)
+    iron = np.clip(0.11 * (fwhm / 5000) ** -0.8 * 10 ** (0.24 * normal[1]), 0.003, 0.35)
     red = iron * 10 ** (0.10 * normal[2])
     on = has_broad * 1.0
     return Nuclei(
         share=share,
         slope=np.where(is_lac, -1.3, -1.22) + 0.58 * normal[3],
         dust=np.where(has_broad, dust, 0.0),
-        balmer_continuum=on * 0.44 * 10 ** (0.25 * normal[4]),
+        balmer_continuum=on * 0.37 * 10 ** (0.18 * normal[4]),
         iron=on[:, None] * np.stack([iron, red], axis=1),
-        broad_ew=on * 122 * 10 ** (0.15 * normal[5]),
+        broad_ew=on * 110 * 10 ** (0.15 * normal[5]),
         fwhm=on * fwhm,
         ratios=_ratios(n, rng),
         **_profiles(fwhm, rng),
@@ -104,7 +104,7 @@ def _profiles(fwhm: Floats, rng: np.random.Generator) -> dict[str, Floats]:
     n = len(fwhm)
     normal = rng.standard_normal((4, n))
     wing = np.clip(0.31 + 0.13 * normal[0], 0.05, 0.75)
-    # A bump beside the core makes lines asymmetric; in one nucleus of seventeen it is a second peak.
+    # A bump beside the core makes lines asymmetric; in one nucleus of seventeen it is a peak.
     double = rng.random(n) < 0.06
     bump = np.where(double, rng.uniform(0.2, 0.45, n), 0.27 * rng.random(n))
     side = np.where(rng.random(n) < 0.5, 1.0, -1.0)
