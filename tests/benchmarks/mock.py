@@ -1,6 +1,6 @@
 """Speed of the mock survey, and how far it is from real spectra.
 
-    python tests/benchmarks/mock.py [--quick] [--real FOLDER] [--n 10000] [--release FOLDER]
+    python tests/benchmarks/mock.py [--quick] [--real FOLDER] [--n 20000] [--release FOLDER]
 
 Prints tables, and as its last line one JSON object: plate_per_s and spec_per_s (spectra into plate
 files, and spec-lite files, per CPU-second of one core, everything included, numba's cache warm);
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--release", type=Path, help="compare this one")
     args = parser.parse_args()
-    n = args.n or (2500 if args.quick else 10000)
+    n = args.n or (2500 if args.quick else 20_000)
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         found: dict[str, float | None] = {"plate_per_s": None, "spec_per_s": None}
