@@ -47,7 +47,7 @@ def _targets(found: Comparison) -> Section:
         "<p>Both sides are read from files by one reader, cut alike (0.05 ≤ z ≤ 0.36, ZWARNING 0, "
         "GALAXY or QSO, under 40 % masked), and labelled and measured by the same functions. "
         "Where the two are compared, each real spectrum stands beside the nearest mock spectra of "
-        "its class in redshift and S/N.</p>"
+        "its class in redshift and S/N, of its own spectrograph and CLASS where there are any.</p>"
     )
     return Section("What is asked for", text, tables=[Table("Targets", list(COLUMNS), rows)])
 
