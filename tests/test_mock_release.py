@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -63,6 +65,17 @@ def test_parts_written_alone_are_those_of_the_whole_and_add_up_to_it(whole, tmp_
     # The rest in one go: the same files to the last byte, and no trace of the parts.
     stage.run(section(folder), Here())
     assert contents(folder) == whole
+
+
+def test_every_column_of_the_truth_is_explained(whole):
+    names = set(pq.read_table(io.BytesIO(whole["truth.parquet"])).column_names)
+    page = (Path(__file__).parents[1] / "docs" / "mock.md").read_text()
+    table = page.partition("### The truth table")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"`([a-z0-9_.]+)`", table)) - {"mock/kinds.py"}
+    light = {name for name in names if name.startswith("light_")}
+    # Eight shares stand as the first and the last of them.
+    assert explained & light == {"light_0.01_gyr", "light_12_gyr"}
+    assert explained - light == names - light
 
 
 def test_every_place_writes_the_same_release(whole, executor, tmp_path):
