@@ -53,7 +53,7 @@ def find_redshifts(
 ) -> Redshifts:
     """Draw what the pipeline finds for `objects`.
 
-    A tenth of the wrong redshifts have no warning: a line was taken for another. A third of the
+    An eighth of the wrong redshifts have no warning: a line was taken for another. A third of the
     warnings are false alarms: broad lines and, in legacy spectra, high S/N set them off.
     """
     n = len(objects)

@@ -38,8 +38,8 @@ class MockSettings:
     star_fraction, out_of_range_fraction, bad_redshift_fraction
         Shares of what a selection should remove: stars, redshifts outside 0.05-0.36, ZWARNING > 0.
     repeat_fraction
-        Share of the spectra that observe objects of another plate again, shared equally by the
-        surveys that the release has.
+        Share of the spectra that observe objects of another plate again, or of the other program
+        of a DESI healpixel, shared equally by the surveys that the release has.
     no_lines_fraction
         Share of galaxies without a row in the line table.
     artefact_fraction
