@@ -19,7 +19,6 @@ from spectra_scale.config import MockSection
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.mock import fits as writer
 from spectra_scale.mock import parts
-from spectra_scale.mock.lock import LOCK, locked
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.settings import (
     MockSettings,
@@ -28,6 +27,7 @@ from spectra_scale.mock.settings import (
     whole_numbers,
 )
 from spectra_scale.stages import mock as stage
+from spectra_scale.store.lock import LOCK, locked
 
 N = {"n_spectra": 40, "n_spec_files": 8, "seed": 4}
 
@@ -233,7 +233,7 @@ def test_a_part_that_breaks_while_it_is_collected_says_so(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from spectra_scale.mock.lock import locked
+from spectra_scale.store.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
@@ -292,7 +292,7 @@ def test_a_file_system_without_locks_is_written_with_a_warning(tmp_path, monkeyp
     def unknown(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr("spectra_scale.mock.lock.fcntl.flock", unknown)
+    monkeypatch.setattr("spectra_scale.store.lock.fcntl.flock", unknown)
     with locked(tmp_path):
         pass
     assert "knows no locks" in caplog.text

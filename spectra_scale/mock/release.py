@@ -24,11 +24,11 @@ from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.mock import fits, parts
 from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
 from spectra_scale.mock.desi_columns import FASTSPEC, METADATA, ZCATALOG, unit_cards
-from spectra_scale.mock.lock import LOCK
 from spectra_scale.mock.parts import is_written
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.task import MockTask
+from spectra_scale.store.lock import LOCK
 
 log = logging.getLogger(__name__)
 Rows = NDArray[Any]

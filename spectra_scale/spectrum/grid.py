@@ -10,9 +10,13 @@ import numpy.typing as npt
 from spectra_scale.errors import UsageError
 
 __all__ = [
+    "DESI_NATIVE",
+    "NATIVE_GRIDS",
     "NATIVE_STEP",
+    "SDSS_NATIVE",
     "STACK_FIRST",
     "STACK_N_PIXELS",
+    "NativeGrid",
     "WavelengthGrid",
     "native_edges",
     "stack_edges",
@@ -21,6 +25,37 @@ __all__ = [
 
 NATIVE_STEP = 1e-4
 """Step of the native SDSS grid in dex; pixel k is centred on ``log10 λ = k·1e-4``."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeGrid:
+    """The pixels on which all spectra of a release are stored, observed frame, vacuum.
+
+    Parameters
+    ----------
+    name
+        Its name in manifests.
+    first_pixel
+        Native index k of the first pixel.
+    n_pixels
+        Number of pixels.
+    linear_step
+        Å per pixel: pixel k is centred on ``λ = k·linear_step``. 0 for the logarithmic grid of
+        SDSS, where it is centred on ``log10 λ = k·1e-4``.
+    """
+
+    name: str
+    first_pixel: int
+    n_pixels: int
+    linear_step: float = 0.0
+
+
+SDSS_NATIVE = NativeGrid("sdss", 35480, 4736)
+"""SDSS, all spectrographs: 10^3.548 = 3532 Å to 10^4.0215 = 10508 Å."""
+DESI_NATIVE = NativeGrid("desi", 4500, 7781, 0.8)
+"""DESI, arms merged: 3600 to 9824 Å in steps of 0.8 Å (formats.md A5)."""
+NATIVE_GRIDS = {grid.name: grid for grid in (SDSS_NATIVE, DESI_NATIVE)}
+"""Native grids by name."""
 
 STACK_FIRST = 35000
 """Native index of the first pixel of a stack (science.md §1)."""

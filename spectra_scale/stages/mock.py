@@ -9,12 +9,12 @@ from typing import Any
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import MockSection
-from spectra_scale.mock.lock import locked
 from spectra_scale.mock.plan import plan, select
 from spectra_scale.mock.plates import is_written, write_plate
 from spectra_scale.mock.release import begin, check_folder, finish, parts_there
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.task import MockTask
+from spectra_scale.store.lock import locked
 
 __all__ = ["check", "run", "settings_of"]
 

@@ -1,7 +1,6 @@
-"""From the columns of a source to canonical catalogue columns: one row, or many at once.
+"""From the columns of a source to canonical catalogue columns, many rows at once.
 
-One row is for spectrum files, where the overhead of arrays would cost more than the file; many are
-for catalogues. Tests hold both to the same answers.
+One row, for spectrum files, is in `canonical_row`; tests hold both to the same answers.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +18,9 @@ from spectra_scale.surveys.catalogue_columns import (
     CATALOGUE_COLUMNS,
     EXTINCTION_LAWS,
     EXTINCTION_RATIO_TOLERANCE,
-    NEEDED,
-    SPECOBJ_MAP,
     STANDARD_OBJTYPES,
 )
 from spectra_scale.surveys.fits_bytes import Array
-from spectra_scale.surveys.fits_table import Table
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +29,12 @@ CATALOGUE_SCHEMA = pa.schema(
 )
 """Arrow schema of a canonical catalogue."""
 
-_MISSING_BELOW = -9000.0  # CAS writes -9999 for "no value"
+MISSING_BELOW = -9000.0  # CAS writes -9999 for "no value"
 _TEXT = tuple(c.name for c in CATALOGUE_COLUMNS if c.dtype == "string")
-_UNKNOWN: dict[str, int | float] = {
+UNKNOWN: dict[str, int | float] = {
     "ebv": math.nan, "z_err": math.nan, "sn_median_all": math.nan, "specprimary": -1,
-    "z_noqso": math.nan, "zwarning_noqso": -1,
+    "z_noqso": math.nan, "zwarning_noqso": -1, "field": -1, "catalogid": -1, "sdss_id": -1,
+    "targetid": -1, "healpix": -1, "fiberstatus": -1,
 }  # fmt: skip
 _LEGACY_SURVEY = {"26": "sdss", "103": "segue1", "104": "segue2"}
 _INT32 = 1 << 31
@@ -48,118 +44,27 @@ class UnusableColumnError(SpectraScaleError):
     """A column that is needed is absent, or holds something else than it should."""
 
 
-# One row ------------------------------------------------------------------------------------
-
-
-def row_of(table: Table, reduction: str) -> dict[str, Any]:
-    """Canonical row of a spectrum file from row 0 of its SPECOBJ or SPALL table.
-
-    Parameters
-    ----------
-    table
-        The table, with at least one row.
-    reduction
-        RUN2D of the file's primary header, used where the table has none; may be empty.
-
-    Returns
-    -------
-    dict
-        A value for each of `CATALOGUE_COLUMNS`, as Python objects.
-
-    Raises
-    ------
-    UnusableColumnError
-        If a needed column is absent or of the wrong type.
-    """
-    found: dict[str, Any] = {}
-    for name, sources in SPECOBJ_MAP.columns.items():
-        for source in sources:
-            if source in table:
-                found[name] = table.first(source)
-                break
-    missing = [SPECOBJ_MAP.columns[name][0] for name in NEEDED if name not in found]
-    if missing:
-        msg = f"the table of the spectrum's parameters has no {', '.join(missing)}"
-        raise UnusableColumnError(msg)
-    return _row(found, reduction)
-
-
-def _row(found: dict[str, Any], file_reduction: str) -> dict[str, Any]:
-    plate, mjd, fiber = (_integer(found, name) for name in ("plate", "mjd", "fiber"))
-    reduction = _text(found, "reduction") or file_reduction
-    if min(plate, mjd, fiber) < 0:
-        msg = f"plate-MJD-fibre is {plate}-{mjd}-{fiber}, expected no negative number"
-        raise UnusableColumnError(msg)
-    noqso = _text(found, "class_noqso") if "class_noqso" in found else not _is_legacy(reduction)
-    return {
-        "spectrum_key": f"sdss:{plate}-{mjd}-{fiber}",
-        "reduction": reduction,
-        "survey": _text(found, "survey").lower() or _survey(reduction, mjd),
-        "instrument": _text(found, "instrument").upper() or _instrument(reduction),
-        "plate": plate,
-        "mjd": mjd,
-        "fiber": fiber,
-        "specobjid": _specobjid(found.get("specobjid"), (plate, fiber, mjd, reduction)),
-        "ra": _number(found, "ra"),
-        "dec": _number(found, "dec"),
-        "ebv": _ebv(found),
-        "z": _number(found, "z"),
-        "z_err": _number(found, "z_err"),
-        "zwarning": _integer(found, "zwarning"),
-        "class": _text(found, "class"),
-        "subclass": _text(found, "subclass"),
-        "sn_median_all": _number(found, "sn_median_all"),
-        "specprimary": _integer(found, "specprimary", 127),
-        "platequality": _text(found, "platequality").lower(),
-        "targettype": _targettype(_text(found, "targettype")),
-        "z_noqso": _number(found, "z_noqso") if noqso else math.nan,
-        "zwarning_noqso": _integer(found, "zwarning_noqso") if noqso else -1,
-    }
-
-
-def _integer(found: Mapping[str, Any], name: str, limit: int = _INT32 - 1) -> int:
-    value: Any = found.get(name, _UNKNOWN.get(name))
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = limit + 1
-    if abs(number) > limit or (isinstance(value, float) and number != value):
-        msg = f"column {name} holds {value!r}, expected an integer"
-        raise UnusableColumnError(msg)
-    return number
-
-
-def _number(found: Mapping[str, Any], name: str) -> float:
-    value = found.get(name, math.nan)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        msg = f"column {name} holds {value!r}, expected a number"
-        raise UnusableColumnError(msg) from None
-    return math.nan if name in _UNKNOWN and number < _MISSING_BELOW else number
-
-
-def _text(found: Mapping[str, Any], name: str) -> str:
-    return str(found.get(name, "")).strip()
-
-
-def _is_legacy(reduction: str) -> bool:
+def is_legacy(reduction: str) -> bool:
+    """Whether a RUN2D is one of the SDSS spectrographs' own (26, 103, 104)."""
     return not reduction.startswith("v")
 
 
-def _survey(reduction: str, mjd: int) -> str:
+def survey_of(reduction: str, mjd: int) -> str:
+    """Survey by RUN2D and date, where the source has no SURVEY; empty if unknown."""
     if reduction.startswith("v"):
         return "eboss" if mjd > BOSS_LAST_MJD else "boss"
     return _LEGACY_SURVEY.get(reduction, "")
 
 
-def _instrument(reduction: str) -> str:
+def instrument_of(reduction: str) -> str:
+    """Spectrograph by RUN2D, where the source has no INSTRUMENT; empty if unknown."""
     if reduction.startswith("v"):
         return "BOSS"
     return "SDSS" if reduction in _LEGACY_SURVEY else ""
 
 
-def _targettype(found: str) -> str:
+def targettype_of(found: str) -> str:
+    """TARGETTYPE, or what an OBJTYPE means: SCIENCE, SKY, STANDARD, QA, CALIBRATION or empty."""
     upper = found.upper()
     if upper in {"", "SKY", "SCIENCE"}:
         return upper
@@ -167,32 +72,6 @@ def _targettype(found: str) -> str:
         return "STANDARD"
     # An OBJTYPE such as QSO, GALAXY or NA says what a fibre was put on: all are science.
     return upper if upper in {"STANDARD", "QA", "CALIBRATION"} else "SCIENCE"
-
-
-def _ebv(found: Mapping[str, Any]) -> float:
-    if "ebv" in found:
-        return _number(found, "ebv")
-    bands = found.get("extinction")
-    if not isinstance(bands, np.ndarray) or len(bands) < 3 or not bands[2] > 0:
-        return math.nan
-    u, r = float(bands[0]), float(bands[2])
-    for ratio, per_ebv in EXTINCTION_LAWS:
-        if abs(u / r - ratio) < EXTINCTION_RATIO_TOLERANCE:
-            return r / per_ebv
-    return math.nan
-
-
-def _specobjid(found: object, identity: tuple[int, int, int, str]) -> str:
-    if isinstance(found, int):
-        # Some files hold the unsigned id in a signed column.
-        return str(found % (1 << 64))
-    if isinstance(found, str) and found.strip().isdigit():
-        return found.strip()
-    plate, fiber, mjd, reduction = identity
-    return str(_rebuilt(np.array([plate]), np.array([fiber]), np.array([mjd]), [reduction])[0])
-
-
-# Many rows ----------------------------------------------------------------------------------
 
 
 def table_of(found: Mapping[str, Array], reduction: str = "") -> pa.Table:
@@ -234,17 +113,19 @@ def table_of(found: Mapping[str, Array], reduction: str = "") -> pa.Table:
 def _complete(out: dict[str, Array], found: Mapping[str, Array]) -> None:
     reductions, which = np.unique(out["reduction"], return_inverse=True)
     names = reductions.tolist()
-    boss = np.array([_survey(name, 0) for name in names], "U8")[which]
-    eboss = np.array([_survey(name, BOSS_LAST_MJD + 1) for name in names], "U8")[which]
+    boss = np.array([survey_of(name, 0) for name in names], "U8")[which]
+    eboss = np.array([survey_of(name, BOSS_LAST_MJD + 1) for name in names], "U8")[which]
     derived = np.where(out["mjd"] > BOSS_LAST_MJD, eboss, boss)
     out["survey"] = np.where(out["survey"] == "", derived, np.char.lower(out["survey"]))
-    instrument = np.array([_instrument(name) for name in names], "U8")[which]
+    instrument = np.array([instrument_of(name) for name in names], "U8")[which]
     given = np.char.upper(out["instrument"])
     out["instrument"] = np.where(given == "", instrument, given)
     out["platequality"] = np.char.lower(out["platequality"])
     types, which_type = np.unique(out["targettype"], return_inverse=True)
-    out["targettype"] = np.array([_targettype(name) for name in types.tolist()], "U16")[which_type]
-    legacy = np.array([_is_legacy(name) for name in names], bool)[which]
+    out["targettype"] = np.array([targettype_of(name) for name in types.tolist()], "U16")[
+        which_type
+    ]
+    legacy = np.array([is_legacy(name) for name in names], bool)[which]
     classes = found.get("class_noqso")
     unfilled = legacy if classes is None else _texts(classes, len(legacy)) == ""
     out["z_noqso"] = np.where(unfilled, np.float32(np.nan), out["z_noqso"])
@@ -264,7 +145,7 @@ def _texts(values: Array | None, n_rows: int) -> Array:
 
 def _numbers(found: Mapping[str, Array], name: str, dtype: str, n_rows: int) -> Array:
     if name not in found:
-        return np.full(n_rows, _UNKNOWN[name], dtype)
+        return np.full(n_rows, UNKNOWN[name], dtype)
     values = np.asarray(found[name])
     try:
         if values.ndim != 1:
@@ -276,8 +157,8 @@ def _numbers(found: Mapping[str, Array], name: str, dtype: str, n_rows: int) -> 
     except ValueError as error:
         msg = f"column {name} holds something else than numbers: {error}"
         raise UnusableColumnError(msg) from None
-    if name in _UNKNOWN:
-        numbers[numbers < _MISSING_BELOW] = np.nan
+    if name in UNKNOWN:
+        numbers[numbers < MISSING_BELOW] = np.nan
     return numbers.astype(dtype)
 
 
@@ -342,11 +223,12 @@ def _specobjids(values: Array | None, out: Mapping[str, Array]) -> Array:
     if len(rebuild):
         plate, fiber, mjd = (out[name][rebuild] for name in ("plate", "fiber", "mjd"))
         text = text.astype(f"U{max(20, text.dtype.itemsize // 4)}")
-        text[rebuild] = _rebuilt(plate, fiber, mjd, out["reduction"][rebuild].tolist())
+        text[rebuild] = rebuilt_specobjid(plate, fiber, mjd, out["reduction"][rebuild].tolist())
     return text
 
 
-def _rebuilt(plate: Array, fiber: Array, mjd: Array, reductions: list[str]) -> Array:
+def rebuilt_specobjid(plate: Array, fiber: Array, mjd: Array, reductions: list[str]) -> Array:
+    """SpecObjIDs as text from what they are packed from; empty where they cannot be."""
     from spectra_scale.spectrum.identity import sdss_specobjid
 
     out = np.full(len(plate), "", "U20")

@@ -12,13 +12,20 @@ from types import MappingProxyType
 from spectra_scale.store.schema import ColumnSpec
 
 CATALOGUE_COLUMNS = (
-    ColumnSpec("spectrum_key", "string", "sdss:PLATE-MJD-FIBER: names the observation"),
-    ColumnSpec("reduction", "string", "RUN2D; empty if the source does not say"),
-    ColumnSpec("survey", "string", "sdss, segue1, segue2, boss or eboss"),
-    ColumnSpec("instrument", "string", "SDSS or BOSS: the spectrograph"),
-    ColumnSpec("plate", "int32", "plate"),
-    ColumnSpec("mjd", "int32", "modified Julian date of the observation"),
-    ColumnSpec("fiber", "int32", "fibre, from 1"),
+    ColumnSpec(
+        "spectrum_key",
+        "string",
+        "names the observation: sdss:PLATE-MJD-FIBER, sdssv:FIELD-MJD-CATALOGID or "
+        "desi:SURVEY-PROGRAM-TARGETID",
+    ),
+    ColumnSpec("reduction", "string", "RUN2D or SPECPROD; empty if the source does not say"),
+    ColumnSpec(
+        "survey", "string", "sdss, segue1, segue2, boss, eboss, sdssv; DESI: main, sv1, sv3 ..."
+    ),
+    ColumnSpec("instrument", "string", "SDSS, BOSS or DESI: the spectrograph"),
+    ColumnSpec("plate", "int32", "plate; -1 where the survey has none"),
+    ColumnSpec("mjd", "int32", "modified Julian date of the observation; -1 if unknown"),
+    ColumnSpec("fiber", "int32", "fibre, from 1 (DESI: from 0); -1 if unknown"),
     ColumnSpec("specobjid", "string", "the survey's own id; empty if unknown"),
     ColumnSpec("ra", "float64", "right ascension of the fibre (ICRS)", "deg"),
     ColumnSpec("dec", "float64", "declination of the fibre (ICRS)", "deg"),
@@ -33,9 +40,20 @@ CATALOGUE_COLUMNS = (
     ColumnSpec("sn_median_all", "float32", "median S/N a pixel, as published; NaN if unknown"),
     ColumnSpec("specprimary", "int8", "1 for the best observation of an object; -1 if unknown"),
     ColumnSpec("platequality", "string", "good, marginal or bad; empty if unknown"),
-    ColumnSpec("targettype", "string", "SCIENCE, SKY, STANDARD ...; empty if unknown"),
+    ColumnSpec(
+        "targettype",
+        "string",
+        "SCIENCE, SKY, STANDARD ...; UNASSIGNED for a blank OBJTYPE of DESI; empty if unknown",
+    ),
     ColumnSpec("z_noqso", "float32", "redshift without QSO templates; NaN if unknown"),
     ColumnSpec("zwarning_noqso", "int32", "its ZWARNING; -1 if unknown"),
+    ColumnSpec("field", "int32", "FIELD of SDSS-V; -1 elsewhere"),
+    ColumnSpec("catalogid", "int64", "CATALOGID of SDSS-V; -1 elsewhere"),
+    ColumnSpec("sdss_id", "int64", "SDSS_ID, the object of SDSS-V from DR19 on; -1 if unknown"),
+    ColumnSpec("targetid", "int64", "TARGETID of DESI; -1 elsewhere"),
+    ColumnSpec("program", "string", "PROGRAM of DESI (dark, bright ...); empty elsewhere"),
+    ColumnSpec("healpix", "int32", "healpixel of DESI (nside 64, nested); -1 elsewhere"),
+    ColumnSpec("fiberstatus", "int32", "COADD_FIBERSTATUS bits of DESI, 0 is good; -1 elsewhere"),
 )
 """Canonical columns of a catalogue row, in order."""
 

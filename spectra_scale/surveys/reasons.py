@@ -35,6 +35,9 @@ class Reason(StrEnum):
     ROW_WITHOUT_FILE = "row_without_file"
     FIBRE_WITHOUT_ROW = "fibre_without_row"
     ROW_WITHOUT_FIBRE = "row_without_fibre"
+    NO_REDSHIFT = "no_redshift"
+    BAD_WAVELENGTH = "bad_wavelength"
+    FILE_CHANGED = "file_changed"
 
 
 _TEXT = {
@@ -61,7 +64,10 @@ _TEXT = {
     Reason.FILE_WITHOUT_ROW: "a spectrum file without a row in the catalogue",
     Reason.ROW_WITHOUT_FILE: "a catalogue row without a spectrum file",
     Reason.FIBRE_WITHOUT_ROW: "a fibre of a plate file without a redshift row",
-    Reason.ROW_WITHOUT_FIBRE: "a redshift row without a fibre in its plate file",
+    Reason.ROW_WITHOUT_FIBRE: "a catalogue row whose spectrum is not in its file",
+    Reason.NO_REDSHIFT: "a spectrum without a redshift: its redshift file lacks it",
+    Reason.BAD_WAVELENGTH: "wavelengths are not those of the survey's grid (DESI: 0.8 Å)",
+    Reason.FILE_CHANGED: "the file was replaced or cut while it was read",
 }
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectra_scale.spectrum.grid import SDSS_NATIVE
 from spectra_scale.surveys.reasons import Reason
 
-SDSS_FIRST_PIXEL = 35480
+SDSS_FIRST_PIXEL = SDSS_NATIVE.first_pixel
 """First native pixel of a release: 10^3.548 = 3532 Å."""
-SDSS_N_PIXELS = 4736
+SDSS_N_PIXELS = SDSS_NATIVE.n_pixels
 """Native pixels of a release: up to k = 40215, 10^4.0215 = 10508 Å."""
 
 Floats = npt.NDArray[np.float32]

@@ -18,7 +18,8 @@ from spectra_scale.errors import BadSpectrumError
 from spectra_scale.spectrum.grid import NATIVE_STEP
 from spectra_scale.spectrum.observed import OffGridError, snap_loglam
 from spectra_scale.surveys import lines as line_tables
-from spectra_scale.surveys.canonical import UnusableColumnError, row_of
+from spectra_scale.surveys.canonical import UnusableColumnError
+from spectra_scale.surveys.canonical_row import row_of
 from spectra_scale.surveys.fits_bytes import (
     BLOCK,
     NO_END,

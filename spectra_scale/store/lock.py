@@ -1,4 +1,4 @@
-"""One run at a time writes a mock release."""
+"""One process at a time writes into a folder: a mock release, a release, a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spectra_scale.errors import SpectraScaleError
 
 log = logging.getLogger(__name__)
 
-LOCK = ".mock.lock"
+LOCK = ".lock"
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 
 
@@ -79,7 +79,7 @@ def _flock(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            log.warning("mock folder=%s knows no locks: let one run at a time write", path.parent)
+            log.warning("folder=%s knows no locks: let one run at a time write", path.parent)
             return
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise
