@@ -17,7 +17,12 @@ from spectra_scale.surveys.sdss import (
     is_outside_native_grid,
     place_on_native,
 )
-from spectra_scale.surveys.sdss_plate import find_zbest, read_plate, read_zbest
+from spectra_scale.surveys.sdss_plate import (
+    find_zbest,
+    read_plate,
+    read_plate_block,
+    read_zbest,
+)
 from spectra_scale.surveys.sdss_spec import read_spec
 
 NAME = "spPlate-4055-55359.fits"
@@ -209,3 +214,35 @@ def test_damaged_redshifts_have_a_reason(tmp_path):
     assert reason_of(read_zbest, path) == Reason.NOT_FITS
     fits.PrimaryHDU().writeto(path, overwrite=True)
     assert reason_of(read_zbest, path) == Reason.UNREADABLE
+
+
+# Blocks for ingest -----------------------------------------------------------------------------
+
+
+def test_a_block_has_the_fibres_asked_for_in_order_and_a_reason_for_those_the_file_lacks(
+    plate,
+):
+    whole = read_plate(plate)
+    block = read_plate_block(plate, [3, 641, 1, 3, -1])
+    np.testing.assert_array_equal(block.flux[[0, 2, 3]], whole.flux[[2, 0, 2]])
+    np.testing.assert_array_equal(block.ivar[[0, 2, 3]], whole.ivar[[2, 0, 2]])
+    np.testing.assert_array_equal(block.mask_bits[[0, 2, 3]], whole.mask_bits[[2, 0, 2]])
+    lost = str(Reason.ROW_WITHOUT_FIBRE)
+    assert list(block.reason) == ["", lost, "", "", lost]
+    assert "641" in block.message[1]
+    for array in (block.flux, block.ivar, block.mask_bits):
+        assert not array[[1, 4]].any()
+    assert block.first_pixel == 35513
+    assert block.n_repaired.tolist() == [0] * 5
+
+
+def test_an_unusable_fibre_of_a_block_says_what_was_found(tmp_path):
+    hdus = plate_hdus()
+    hdus[1].data[1] = -1
+    hdus[0].data[2, 20] = np.nan
+    hdus.writeto(tmp_path / NAME)
+    block = read_plate_block(tmp_path / NAME, [1, 2, 3])
+    assert list(block.reason) == ["", Reason.BAD_IVAR, ""]
+    assert block.message[1]
+    assert not block.ivar[1].any()
+    assert block.n_repaired.tolist() == [0, 60, 1]

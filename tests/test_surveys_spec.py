@@ -25,7 +25,7 @@ from spectra_scale.errors import BadSpectrumError
 from spectra_scale.surveys import sdss_spec
 from spectra_scale.surveys.canonical import CATALOGUE_SCHEMA
 from spectra_scale.surveys.reasons import Reason, describe
-from spectra_scale.surveys.sdss_spec import read_spec
+from spectra_scale.surveys.sdss_spec import read_spec, read_spec_block
 
 REAL = [
     path
@@ -262,6 +262,23 @@ def test_pixels_that_cannot_be_used_become_missing_and_are_counted(tmp_path):
     assert np.flatnonzero(spec.arrays.ivar == 0).tolist() == [0, 1, 3, 4, 5, 6]
     # What the survey wrote stays, NaN and all.
     assert_same_bits(spec.arrays.flux, coadd["flux"])
+
+
+def test_a_block_of_a_spectrum_file_has_one_spectrum_with_its_lines(tmp_path):
+    path = write_spec(tmp_path)
+    spec = read_spec(path, want_lines=True)
+    block = read_spec_block(path, [0])
+    assert len(block) == 1
+    assert_same_bits(block.flux[0], spec.arrays.flux)
+    assert_same_bits(block.ivar[0], spec.arrays.ivar)
+    assert_same_bits(block.mask_bits[0], spec.arrays.mask_bits)
+    assert (list(block.reason), block.first_pixel) == ([""], FIRST_PIXEL)
+    assert block.lines[0] == spec.lines
+    block = read_spec_block(path, [5, 0])
+    assert list(block.reason) == [Reason.ROW_WITHOUT_FIBRE, ""]
+    assert not block.ivar[0].any()
+    assert block.lines[0] is None
+    assert_same_bits(block.flux[1], spec.arrays.flux)
 
 
 def change(name, value):

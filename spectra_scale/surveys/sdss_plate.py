@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from spectra_scale.errors import BadSpectrumError, SpectraScaleError
+from spectra_scale.surveys.block import SpectraBlock
 from spectra_scale.surveys.canonical import UnusableColumnError
 from spectra_scale.surveys.catalogue import WANTED, catalogue_of
 from spectra_scale.surveys.fits_bytes import (
@@ -32,7 +34,10 @@ from spectra_scale.surveys.fits_fallback import astropy_hdus
 from spectra_scale.surveys.fits_table import RawTable, Table
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss import (
+    Floats,
+    Ints,
     PlateArrays,
+    UInts,
     is_outside_native_grid,
     reason_without_ivar,
     usable_ivar,
@@ -47,6 +52,12 @@ ZBEST_NAME = re.compile(r"spZbest-(\d{4,5})-(\d{5})[^/]*\.fits(?:\.gz)?", re.IGN
 _STEP = 1e-4
 _IMAGES = ("flux", "ivar", "mask")
 _PLUGMAP = 5
+_MESSAGES = {
+    str(Reason.ALL_IVAR_ZERO): "no pixel has a positive inverse variance",
+    str(Reason.BAD_IVAR): "no pixel has a usable inverse variance",
+    str(Reason.NON_FINITE_FLUX): "flux is NaN or infinite in all pixels that have an ivar",
+    str(Reason.OUTSIDE_NATIVE_GRID): "has data outside the native grid, 3532 to 10508 Å",
+}
 _REDUCTION = re.compile(r"26|103|104|v\d+_\d+_\d+")
 
 
@@ -72,25 +83,83 @@ def read_plate(path: Path, fibers: npt.ArrayLike | None = None) -> PlateArrays:
     BadSpectrumError
         If the file cannot be used, or has no such fibre.
     """
+    plate = _open(path)
+    rows = _rows(path, plate.fiber, fibers)
+    flux, ivar, mask = plate.spectra(rows)
+    good, n_repaired, reasons = _checked(plate.first_pixel, flux, ivar)
+    return PlateArrays(plate.fiber[rows], plate.first_pixel, flux, good, mask, reasons, n_repaired)
+
+
+def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
+    """Read fibres of a plate file, in the order asked for.
+
+    Parameters
+    ----------
+    path
+        The spPlate file, gzipped or not.
+    fibers
+        Fibre numbers, shape (spectrum,).
+
+    Returns
+    -------
+    SpectraBlock
+        One spectrum a fibre, on the plate's untrimmed native pixels. A fibre that the file lacks
+        has the reason ``row_without_fibre`` and zeros.
+
+    Raises
+    ------
+    BadSpectrumError
+        If the file cannot be used at all.
+    """
+    plate = _open(path)
+    wanted = np.atleast_1d(np.asarray(fibers)).astype(np.int64)
+    row_of = {number: row for row, number in enumerate(plate.fiber.tolist())}
+    rows = np.array([row_of.get(number, -1) for number in wanted.tolist()], np.int64)
+    absent = rows < 0
+    flux, ivar, mask = plate.spectra(np.maximum(rows, 0))
+    for array in (flux, ivar, mask):
+        array[absent] = 0
+    good, n_repaired, reasons = _checked(plate.first_pixel, flux, ivar)
+    messages = [_MESSAGES.get(reason, "") for reason in reasons]
+    for row in np.flatnonzero(absent).tolist():
+        reasons[row] = str(Reason.ROW_WITHOUT_FIBRE)
+        messages[row] = f"the plate file has {len(row_of)} fibres, none of number {wanted[row]}"
+    return SpectraBlock(plate.first_pixel, flux, good, mask, reasons, messages, n_repaired)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plate:
+    """An open plate file: views of its images, its fibre numbers and first pixel."""
+
+    images: list[Array]
+    fiber: npt.NDArray[np.int32]
+    first_pixel: int
+
+    def spectra(self, rows: Any) -> tuple[Floats, Floats, UInts]:
+        flux, ivar = (view[rows].astype(np.float32) for view in self.images[:2])
+        return flux, ivar, self.images[2][rows].astype(np.int32).view(np.uint32)
+
+
+def _open(path: Path) -> _Plate:
     buffer = load(path, mapped=True)
     try:
         hdus = read_hdus(buffer, _PLUGMAP + 1)
         images = [_image(path, hdus, index) for index in range(len(_IMAGES))]
         numbers = _fibers(hdus[_PLUGMAP:], images[0].shape[0])
-        first = _first_pixel(path, hdus[0])
+        return _Plate(images, numbers, _first_pixel(path, hdus[0]))
     except UnsureError as error:
         # A damaged or compressed plate file of 60 MB and more is not worth a second reader.
         message = f"is damaged or not a plain spPlate file (at {error}): fetch it again"
         raise BadSpectrumError(Reason.UNREADABLE, message, path) from error
-    rows = _rows(path, numbers, fibers)
-    flux, ivar = (view[rows].astype(np.float32) for view in images[:2])
-    mask = images[2][rows].astype(np.int32).view(np.uint32)
+
+
+def _checked(first: int, flux: Floats, ivar: Floats) -> tuple[Floats, Ints, list[str]]:
     good, n_repaired = usable_ivar(flux, ivar)
     reasons = [_reason(first, f, v, g) for f, v, g in zip(flux, ivar, good, strict=True)]
     unusable = np.array([bool(reason) for reason in reasons], bool)
     if unusable.any():
         good = np.where(unusable[:, None], np.float32(0), good)
-    return PlateArrays(numbers[rows], first, flux, good, mask, reasons, n_repaired)
+    return good, n_repaired, reasons
 
 
 def _image(path: Path, hdus: list[Hdu], index: int) -> Array:

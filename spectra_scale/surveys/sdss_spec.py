@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spectra_scale.errors import BadSpectrumError
 from spectra_scale.spectrum.grid import NATIVE_STEP
 from spectra_scale.spectrum.observed import OffGridError, snap_loglam
 from spectra_scale.surveys import lines as line_tables
+from spectra_scale.surveys.block import SpectraBlock
 from spectra_scale.surveys.canonical import UnusableColumnError
 from spectra_scale.surveys.canonical_row import row_of
 from spectra_scale.surveys.fits_bytes import (
@@ -93,6 +95,47 @@ def read_spec(path: Path, *, want_row: bool = True, want_lines: bool = False) ->
         message = f"is damaged, astropy cannot read it either: {error}"
         reason = Reason.TRUNCATED if cut else Reason.UNREADABLE
         raise BadSpectrumError(reason, message, path) from error
+
+
+def read_spec_block(path: Path, ids: npt.ArrayLike = (0,)) -> SpectraBlock:
+    """Read the one spectrum of a file, with the pipeline's line fits.
+
+    Parameters
+    ----------
+    path
+        The file, gzipped or not.
+    ids
+        Ids within the file, shape (spectrum,): 0 is the only one there is.
+
+    Returns
+    -------
+    SpectraBlock
+        One spectrum for each id, in order; an id other than 0 has the reason
+        ``row_without_fibre`` and zeros.
+
+    Raises
+    ------
+    BadSpectrumError
+        If the spectrum cannot be used: see `read_spec`.
+    """
+    wanted = np.atleast_1d(np.asarray(ids)).astype(np.int64)
+    spec = read_spec(path, want_lines=True)
+    there = wanted == 0
+    shape = (len(wanted), len(spec.arrays.flux))
+    flux, ivar = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    mask_bits = np.zeros(shape, np.uint32)
+    flux[there], ivar[there] = spec.arrays.flux, spec.arrays.ivar
+    mask_bits[there] = spec.arrays.mask_bits
+    return SpectraBlock(
+        spec.arrays.first_pixel,
+        flux,
+        ivar,
+        mask_bits,
+        ["" if each else str(Reason.ROW_WITHOUT_FIBRE) for each in there],
+        ["" if i == 0 else f"a spec file has one spectrum, of id 0, none of {i}" for i in wanted],
+        np.where(there, spec.n_repaired, 0).astype(np.int32),
+        [spec.lines if each else None for each in there],
+    )
 
 
 Tables = dict[Want, Table | None]
