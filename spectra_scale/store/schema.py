@@ -99,10 +99,12 @@ LINES = TableSpec(
         ),
         ColumnSpec("halpha_ew", "float64", "rest-frame EW of Hα, emission positive", "Angstrom"),
         ColumnSpec("halpha_ew_err", "float64", "its error", "Angstrom"),
+        ColumnSpec("broad", "bool", "the table itself tells of a broad Hα or Hβ (FastSpecFit)"),
         ColumnSpec("measured", "bool", "a line table has this object"),
-        ColumnSpec("source", "string", "which table: spzline, portsmouth, cas, mpa-jhu"),
+        ColumnSpec("source", "string", "which table: spzline, portsmouth, cas, mpa-jhu, "
+                                       "fastspecfit"),
     ),
-)
+)  # fmt: skip
 LABELS = TableSpec(
     "labels",
     "Classes of science.md §5 for every row of the releases, with the lines they rest on.",
