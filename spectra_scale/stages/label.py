@@ -6,6 +6,7 @@ several.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import LabelSection
@@ -27,16 +28,22 @@ from spectra_scale.spectrum.classify import (
     classify,
     passive_with_strong_ew,
 )
-from spectra_scale.spectrum.identity import sdss_key
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import Release, open_release
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.schema import LABELS, LINES
 from spectra_scale.store.tables import write_table
-from spectra_scale.surveys.lines import read_line_catalogue
+from spectra_scale.surveys.lines import (
+    LINE_COLUMNS,
+    line_table_survey,
+    read_line_catalogue,
+    rows_of_keys,
+)
 
-VERSION = 1
+log = logging.getLogger(__name__)
+
+VERSION = 2
 KIND = "label"
 
 
@@ -106,7 +113,7 @@ def _label_release(folder: Path, task: _Task) -> dict[str, int]:
     catalogue = release.catalogue
     lines = _joined_lines(catalogue, task.tables) if task.tables else release.lines
     measured = measurements(lines)
-    broad = broad_from_subclass(column(catalogue, "subclass"))
+    broad = broad_from_subclass(column(catalogue, "subclass")) | column(lines, "broad")
     label = classify(broad, measured)
     columns = {
         "release": pa.array([task.name] * catalogue.num_rows, pa.string()),
@@ -130,28 +137,30 @@ def measurements(lines: pa.Table) -> LineMeasurements:
 
 
 def _joined_lines(catalogue: pa.Table, tables: Sequence[Path]) -> pa.Table:
-    keys = column(catalogue, "spectrum_key")
+    """Lines of each row of a catalogue, by its key: the first table that has the object wins."""
+    keys = catalogue["spectrum_key"]
     n = len(keys)
-    joined: dict[str, NDArray[np.generic]] = {
-        field.name: np.full(n, np.nan) for field in LINES.arrow() if field.type == pa.float64()
-    }
-    found = np.zeros(n, dtype=bool)
+    values = {name: np.full(n, np.nan) for name in LINE_COLUMNS}
+    broad, found = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
     source = np.full(n, "", dtype=object)
     for path in tables:
+        if not _may_have(path, keys):
+            continue
         table = read_line_catalogue(path)
-        rows = _rows_of(table, keys)
-        new = (rows >= 0) & ~found
-        for name, values in joined.items():
-            values[new] = column(table, name)[rows[new]]
-        source[new] = column(table, "source")[rows[new]]
-        found |= new
-    return pa.table(joined | {"measured": found, "source": pa.array(source, pa.string())})
+        rows = rows_of_keys(table, keys)
+        new = np.flatnonzero((rows >= 0) & ~found)
+        theirs = pa.array(rows[new])
+        for name, column_of in values.items():
+            column_of[new] = table[name].take(theirs).to_numpy()
+        broad[new] = table["broad"].take(theirs).to_numpy()
+        source[new] = table["source"].take(theirs).to_numpy()
+        found[new] = True
+        log.info("joined table=%s rows=%d of %d", path.name, len(new), n)
+    return pa.table(
+        values | {"broad": broad, "measured": found, "source": pa.array(source, pa.string())}
+    )
 
 
-def _rows_of(table: pa.Table, keys: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Row of each key in a line table, -1 where it has none; the first of duplicates."""
-    theirs = sdss_key(column(table, "plate"), column(table, "mjd"), column(table, "fiber"))
-    places: dict[str, int] = {}
-    for i, key in enumerate(theirs.tolist()):
-        places.setdefault(key, i)
-    return np.array([places.get(key, -1) for key in keys.tolist()], dtype=np.int64)
+def _may_have(path: Path, keys: pa.ChunkedArray) -> bool:
+    """Whether a table is of a survey that the keys are of: a table of another is not read."""
+    return bool(pc.any(pc.starts_with(keys, f"{line_table_survey(path)}:")).as_py())
