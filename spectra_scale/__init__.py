@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spectra_scale import figures, models, spectrum
-    from spectra_scale.store.release import open_release
     from spectra_scale.store.run import open_run
     from spectra_scale.store.sample import open_sample
+    from spectra_scale.surveys.release import open_release
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
-    "open_release": "spectra_scale.store.release",
+    "open_release": "spectra_scale.surveys.release",
     "open_run": "spectra_scale.store.run",
     "open_sample": "spectra_scale.store.sample",
 }

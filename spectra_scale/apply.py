@@ -18,8 +18,8 @@ from spectra_scale.jobfile import make_job
 from spectra_scale.pipeline import run_job
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.store.artifact import MANIFEST
-from spectra_scale.store.release import open_release
 from spectra_scale.store.run import Run, open_run
+from spectra_scale.surveys.release import open_release
 
 if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalised

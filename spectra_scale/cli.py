@@ -86,7 +86,10 @@ def plan(
     from spectra_scale.planning import check
 
     check(wanted)
-    found = estimate(wanted)
+    _print_estimate(wanted, estimate(wanted))
+
+
+def _print_estimate(wanted: Job, found: Any) -> None:
     table = Table("stage", "state", title=f"{wanted.name} -> {wanted.out}", title_justify="left")
     for stage, state in found.states.items():
         table.add_row(stage, state)
@@ -110,14 +113,22 @@ def status(path: RunPath) -> None:
 
 @app.command()
 def verify(
-    path: RunPath, workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 2
+    path: RunPath,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 2,
+    sources: Annotated[
+        str,
+        typer.Option(help="Spectra of a release to compare with the survey's files: N or all."),
+    ] = "0",
 ) -> None:
     """Check checksums, accounting and the invariants of spectra on disk."""
     from spectra_scale.compute.place import open_place
     from spectra_scale.verify import verify as verify_all
 
+    if sources != "all" and not sources.isdecimal():
+        message = f"--sources {sources}: expected a number of spectra, or all."
+        raise UsageError(message)
     with open_place(ComputeSection(workers=workers)) as place:
-        checks = verify_all(path, place)
+        checks = verify_all(path, place, "all" if sources == "all" else int(sources))
     for check in checks:
         typer.echo(f"{'FAILED' if check.problem else 'ok':6} {check.what}")
         if check.problem:
@@ -159,27 +170,54 @@ def ingest(
     source: Annotated[list[Path], typer.Argument(help="Folders of survey files.")],
     out: Annotated[Path, typer.Option("--out", help="Directory of the release.")],
     catalogue: Annotated[
-        Path | None, typer.Option(help="specObj, CAS or Parquet catalogue.")
+        Path | None, typer.Option(help="specObj, spAll, CAS, zall-pix or Parquet catalogue.")
     ] = None,
+    survey: Annotated[str, typer.Option(help="auto, sdss or desi: whose spectra.")] = "auto",
+    copy: Annotated[
+        bool, typer.Option(help="Store the spectra; without, only where they are.")
+    ] = True,
     limit: Limit = None,
     engine: Annotated[str, typer.Option(help="serial, threads, processes, distributed, ray")] = (
         "threads"
     ),
     workers: Annotated[int, typer.Option(help="Workers of the engine.")] = 2,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Dask scheduler or Ray cluster.", show_default=False)
+    ] = None,
+    settings: Setting = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done, and do nothing.")
+    ] = False,
 ) -> None:
-    """Ingest the files of a survey release, and nothing else."""
-    from spectra_scale.pipeline import ingest_releases
+    """Ingest the files of a survey release: what is new in the folders, and nothing else.
 
-    section: dict[str, Any] = {"name": name, "source": [str(s) for s in source], "path": str(out)}
+    Given again, it does nothing; files that came since become a revision, NAME.1, beside it.
+    """
+    from spectra_scale.jobfile import set_value
+
+    section: dict[str, Any] = {"name": name, "source": [str(s) for s in source],
+                               "path": str(out), "survey": survey}  # fmt: skip
     if catalogue is not None:
         section["catalogue"] = str(catalogue)
-    data = {
-        "name": "ingest",
-        "out": str(out.parent),
-        "release": [section],
-        "compute": {"engine": engine, "workers": workers},
-    } | ({} if limit is None else {"limit": limit})
-    for release in ingest_releases(make_job(data, "ingest")):
+    compute: dict[str, Any] = {"engine": engine, "workers": workers}
+    if address is not None:
+        compute["ray_address" if engine == "ray" else "address"] = address
+    data = {"name": "ingest", "out": str(out.parent), "release": [section], "compute": compute,
+            "ingest": {"copy": copy}} | ({} if limit is None else {"limit": limit})  # fmt: skip
+    for setting in settings or ():
+        set_value(data, setting)
+    _ingest(make_job(data, "ingest"), plan_only=plan_only)
+
+
+def _ingest(job: Job, *, plan_only: bool) -> None:
+    if plan_only:
+        from spectra_scale.estimate import estimate_ingest
+
+        _print_estimate(job, estimate_ingest(job))
+        return
+    from spectra_scale.pipeline import ingest_releases
+
+    for release in ingest_releases(job):
         _print_release(release)
 
 

@@ -52,16 +52,55 @@ class MockSection(Settings):
 
 
 class ReleaseSection(Settings):
-    """One `[[release]]`: the files of a survey release, ingested once and then immutable."""
+    """One `[[release]]`: the files of a survey release, ingested once and then immutable.
+
+    Files that come later into the same folders become revisions of it, NAME.1, NAME.2 ...
+    """
 
     name: Name = Field(description="name of the release, for instance dr17")
     source: tuple[Path, ...] = Field((), description="folders with the survey's files")
     catalogue: Path | None = Field(
-        None, description="specObj, CAS or Parquet table; none: rows from the files' own tables"
+        None,
+        description="specObj, spAll, CAS, zall-pix or Parquet table; none: rows from the files' "
+        "own tables",
+    )
+    survey: Literal["auto", "sdss", "desi"] = Field(
+        "auto",
+        description="whose spectra are taken: SDSS with all its phases, or DESI; auto: those that "
+        "are there, if they are of one of them",
     )
     path: Path | None = Field(
         None, description="where the release is stored; default OUT/releases/NAME"
     )
+
+
+class IngestSection(Settings):
+    """`[ingest]`: how the releases of a job are taken in."""
+
+    copy_spectra: bool = Field(
+        True,
+        alias="copy",
+        description="store the native spectra; false: catalogue and locators only, spectra are "
+        "read from the survey's own files when needed",
+    )
+    z_min: float | None = Field(
+        None, description="rows of a lower redshift are dropped; none: no such cut"
+    )
+    z_max: float | None = Field(
+        None, description="rows of a higher redshift are dropped; none: no such cut"
+    )
+    classes: tuple[Literal["GALAXY", "QSO", "STAR"], ...] = Field(
+        (), description="rows of other pipeline classes are dropped; () keeps all"
+    )
+    zwarning_zero: bool = Field(False, description="rows with any ZWARNING bit are dropped")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IngestSection:
+        low, high = self.z_min, self.z_max
+        if low is not None and high is not None and low > high:
+            msg = f"need z_min <= z_max, found z_min = {low}, z_max = {high}"
+            raise ValueError(msg)
+        return self
 
 
 class LabelSection(Settings):
@@ -69,7 +108,8 @@ class LabelSection(Settings):
 
     lines: tuple[Path, ...] = Field(
         (),
-        description="Portsmouth, CAS or MPA-JHU line tables, the first that has an object wins; "
+        description="Portsmouth, CAS, MPA-JHU or FastSpecFit line tables, the first that has an "
+        "object wins; "
         "none: the pipeline's own line fits (SPZLINE) stored with the release",
     )
 
@@ -108,6 +148,9 @@ class PrepareSection(Settings):
         True, description="TARGETTYPE SCIENCE where it is given: no standard stars, no sky"
     )
     require_good_plate: bool = Field(True, description="PLATEQUALITY good where it is given")
+    require_good_fiber: bool = Field(
+        True, description="COADD_FIBERSTATUS 0 where it is given (DESI)"
+    )
     snr: Literal["snr_total", "snr_median", "snr_mean"] = Field(
         "snr_total", description="which S/N of science.md §3 the cut is on"
     )
@@ -341,6 +384,7 @@ class Job(Settings):
     limit: Positive | None = Field(None, description="ingest at most this many spectra a release")
     mock: MockSection | None = None
     release: tuple[ReleaseSection, ...] = ()
+    ingest: IngestSection = IngestSection.model_construct()
     label: LabelSection = LabelSection()
     prepare: PrepareSection = PrepareSection()
     train: TrainSection = TrainSection()

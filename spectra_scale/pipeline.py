@@ -16,7 +16,7 @@ from spectra_scale.compute.progress import duration
 from spectra_scale.config import Job
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.jobfile import resolved
-from spectra_scale.planning import Plan, check, layout_of, make_plan, release_path
+from spectra_scale.planning import Plan, check, make_plan, pieces_of
 from spectra_scale.provenance import write_bytes
 from spectra_scale.stages import (
     density,
@@ -32,9 +32,10 @@ from spectra_scale.stages import (
     train,
 )
 from spectra_scale.store.artifact import Artifact, Recipe, refuse_stale
-from spectra_scale.store.release import Release, open_release
+from spectra_scale.store.lock import locked
 from spectra_scale.store.run import Run
 from spectra_scale.store.sample import Sample
+from spectra_scale.surveys.release import Release, open_release
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Pipeline:
 
     def all(self) -> Run:
         """Run every stage that is not done."""
-        releases = [self._release(section.name) for section in self.job.release]
+        releases = [self._release(name) for name in self.plan.releases]
         self._prepare(releases)
         self._models()
         self._score()
@@ -83,14 +84,11 @@ class Pipeline:
 
     def _release(self, name: str) -> Release:
         stage = f"ingest {name}"
-        section = next(s for s in self.job.release if s.name == name)
         if stage not in self.plan.recipes:
             return open_release(self.plan.path(stage))
-        inventory = self.plan.inventories[name]
-        self._stage(
-            stage, lambda out, recipe: ingest.run(inventory, section, self.place, out, recipe)
-        )
-        return Release(self.artifacts.pop(stage))
+        piece = self.plan.pieces[name]
+        self._stage(stage, lambda *_: ingest.run(piece, self.job.ingest, self.place))
+        return Release(self.artifacts.pop(stage), piece.inventory.roots)
 
     def _prepare(self, releases: list[Release]) -> None:
         job, place = self.job, self.place
@@ -192,7 +190,7 @@ def run_job(job: Job) -> Run:
     check(job)
     section = job.mock
     plan = _checked_plan(job) if section is None or mock.check(section) else None
-    with _logged(job), open_place(job.compute) as place:
+    with locked(job.out, ".run.lock"), _logged(job), open_place(job.compute) as place:
         if plan is None:
             assert section is not None
             timed("mock", lambda: mock.run(section, place))
@@ -204,8 +202,7 @@ def run_job(job: Job) -> Run:
 
 def _checked_plan(job: Job) -> Plan:
     plan = make_plan(job)
-    for stage, recipe in plan.recipes.items():
-        refuse_stale(plan.path(stage), recipe)
+    plan.refuse_stale()
     return plan
 
 
@@ -236,15 +233,12 @@ def ingest_releases(job: Job) -> list[Release]:
         The job.
     """
     check(job)
-    planned = []
-    for section in job.release:
-        inventory = ingest.look(section)
-        recipe = ingest.recipe(section, inventory, job.limit, layout_of(job))
-        out = release_path(job, section)
-        refuse_stale(out, recipe)
-        planned.append((inventory, section, out, recipe))
+    pieces = [piece for section in job.release for piece in pieces_of(job, section)]
+    for piece in pieces:
+        if not piece.restart:
+            refuse_stale(piece.path, piece.recipe)
     with open_place(job.compute) as place:
         return [
-            Release(ingest.run(inventory, section, place, out, recipe))
-            for inventory, section, out, recipe in planned
+            Release(ingest.run(piece, job.ingest, place), piece.inventory.roots)
+            for piece in pieces
         ]

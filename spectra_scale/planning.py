@@ -7,7 +7,7 @@ worker starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from spectra_scale.stages import (
     train,
 )
 from spectra_scale.store.arrays import Layout
-from spectra_scale.store.artifact import MANIFEST, Recipe, begin_state
-from spectra_scale.store.release import open_release
+from spectra_scale.store.artifact import MANIFEST, Recipe, begin_state, refuse_stale
 from spectra_scale.store.run import Run
+from spectra_scale.surveys.release import Release, open_release
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +44,43 @@ class Plan:
         The job.
     models
         Run whose models are used, or None.
-    inventories
-        Files of each release that is ingested here.
+    pieces
+        Releases and revisions that are ingested here, by name.
     releases
-        Fingerprint of each release.
+        Fingerprint of each release and revision, oldest first.
+    folders
+        Directory of each.
     recipes
         Recipe of each stage; ``ingest NAME`` for releases.
     """
 
     job: Job
     models: Run | None
-    inventories: Mapping[str, ingest.Inventory]
+    pieces: Mapping[str, ingest.Piece]
     releases: Mapping[str, str]
+    folders: Mapping[str, Path]
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     def path(self, stage: str) -> Path:
         """Directory of a stage's artifact."""
         kind, _, name = stage.partition(" ")
         if kind == "ingest":
-            section = next(s for s in self.job.release if s.name == name)
-            return release_path(self.job, section)
+            return self.folders[name]
         return Run(self.job.out).folder(stage)
 
     def states(self) -> dict[str, str]:
         """State of every stage: done, unfinished, to do, or other settings."""
-        return {stage: begin_state(self.path(stage), r) for stage, r in self.recipes.items()}
+        states = {stage: begin_state(self.path(stage), r) for stage, r in self.recipes.items()}
+        begun_anew = {f"ingest {piece.name}": "to do" for piece in self.pieces.values()
+                      if piece.restart}  # fmt: skip
+        return states | begun_anew
+
+    def refuse_stale(self) -> None:
+        """Refuse outputs that were made from something else; see `store.artifact.refuse_stale`."""
+        for stage, recipe in self.recipes.items():
+            piece = self.pieces.get(stage.removeprefix("ingest "))
+            if piece is None or not piece.restart:
+                refuse_stale(self.path(stage), recipe)
 
 
 def layout_of(job: Job) -> Layout:
@@ -92,23 +104,38 @@ def make_plan(job: Job) -> Plan:
     models = None if job.models.source is None else Run(job.models.source)
     if models is not None:
         _check_models(job, models)
-    inventories, releases, recipes = {}, {}, {}
+    pieces: dict[str, ingest.Piece] = {}
+    releases: dict[str, str] = {}
+    folders: dict[str, Path] = {}
     for section in job.release:
-        if section.source:
-            inventories[section.name] = ingest.look(section)
-            recipe = ingest.recipe(section, inventories[section.name], job.limit, layout_of(job))
-            recipes[f"ingest {section.name}"] = recipe
-            releases[section.name] = recipe.fingerprint
-        else:
-            found = open_release(release_path(job, section))
-            if found.name != section.name:
-                msg = (
-                    f"release {section.name}: {found.path} holds release {found.name}. Rename it."
-                )
+        mine = pieces_of(job, section) if section.source else []
+        pieces |= {piece.name: piece for piece in mine}
+        found = [(piece.name, piece.path, piece.recipe.fingerprint) for piece in mine] or [
+            (each.name, each.path, each.artifact.fingerprint) for each in _finished(job, section)
+        ]
+        for name, folder, fingerprint in found:
+            if name in releases:
+                msg = f"release {section.name}: {name} is the name of two releases. Rename one."
                 raise UsageError(msg)
-            releases[section.name] = found.artifact.fingerprint
+            releases[name], folders[name] = fingerprint, folder
+    recipes = {f"ingest {name}": piece.recipe for name, piece in pieces.items()}
     recipes |= _recipes(job, models, releases)
-    return Plan(job, models, inventories, releases, recipes)
+    return Plan(job, models, pieces, releases, folders, recipes)
+
+
+def pieces_of(job: Job, section: ReleaseSection) -> list[ingest.Piece]:
+    """Look at a release's source folders: what of it is there, and what came since."""
+    settings = ingest.Settings(job.ingest, job.limit, layout_of(job))
+    return ingest.pieces_of(section, release_path(job, section), ingest.look(section), settings)
+
+
+def _finished(job: Job, section: ReleaseSection) -> list[Release]:
+    """A release that is there, with its revisions."""
+    found = [open_release(path) for path in ingest.revisions_of(release_path(job, section))]
+    if found[0].name != section.name:
+        msg = f"release {section.name}: {found[0].path} holds release {found[0].name}. Rename it."
+        raise UsageError(msg)
+    return found
 
 
 #: Settings of the data that a model is only right for as it was trained.
@@ -235,10 +262,15 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path, str]]:
     """Every path a job reads: the setting, the path, and what it should be."""
     for section in job.release:
         name = f"release {section.name}"
+        _once(name, section.source)
         for source in section.source:
             yield f"{name}: source", source, "a folder with survey files"
         if section.catalogue is not None:
-            yield f"{name}: catalogue", section.catalogue, "a specObj, CAS or Parquet table"
+            yield (
+                f"{name}: catalogue",
+                section.catalogue,
+                "a specObj, spAll, CAS, zall-pix or Parquet table",
+            )
         if not section.source:
             path = release_path(job, section) / MANIFEST
             yield name, path, "a finished release; or set its source"
@@ -249,6 +281,12 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path, str]]:
     if job.models.source is not None:
         path = job.models.source / "report" / MANIFEST
         yield "models.from", path, "the report of a finished run"
+
+
+def _once(name: str, sources: Sequence[Path]) -> None:
+    if len({source.resolve() for source in sources}) != len(sources):
+        msg = f"{name}: source names a folder twice; expected each once. Correct the job."
+        raise UsageError(msg)
 
 
 def stale(plan: Plan) -> list[Path]:

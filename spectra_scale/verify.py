@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,12 @@ from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
 from spectra_scale.store.arrays import Shard, check_shards, open_array
 from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, check_files, open_artifact
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release, files_named
+from spectra_scale.store.release import files_named
 from spectra_scale.store.run import OBJECT_STAGES, Run
 from spectra_scale.store.sample import Sample, read_rest
+from spectra_scale.store.tables import read_table
+from spectra_scale.surveys.release import Release
+from spectra_scale.verify_sources import check_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Check:
     problem: str = ""
 
 
-def verify(path: Path, place: Place) -> list[Check]:
+def verify(path: Path, place: Place, sources: int | Literal["all"] = 0) -> list[Check]:
     """Verify everything under a directory: a run, a release, a sample, or several of them.
 
     Parameters
@@ -45,6 +49,9 @@ def verify(path: Path, place: Place) -> list[Check]:
         The directory.
     place
         Where shards are read.
+    sources
+        Spectra of each release that are read again from the survey's files and compared, drawn at
+        random; ``all`` for every one.
 
     Raises
     ------
@@ -55,14 +62,14 @@ def verify(path: Path, place: Place) -> list[Check]:
     if not found:
         msg = f"{path}: found no artifact, expected a run, a release or a sample. Check the path."
         raise SpectraScaleError(msg)
-    checks = [check for folder in found for check in _artifact(folder, place)]
+    checks = [check for folder in found for check in _artifact(folder, place, sources)]
     if (path / "sample" / MANIFEST).is_file():
         checks += [_attempt(f"{stage}: keys", partial(Run(path).objects, stage))
                    for stage in OBJECT_STAGES if Run(path).has(stage)]  # fmt: skip
     return checks
 
 
-def _artifact(folder: Path, place: Place) -> list[Check]:
+def _artifact(folder: Path, place: Place, sources: int | Literal["all"]) -> list[Check]:
     name = str(folder)
     try:
         artifact = open_artifact(folder)
@@ -79,6 +86,8 @@ def _artifact(folder: Path, place: Place) -> list[Check]:
         return checks
     if artifact.manifest["kind"] == "ingest":
         checks.append(_attempt(f"{name}: accounting", partial(_check_release, artifact)))
+        if sources:
+            checks.append(_sources(name, artifact, place, sources))
     if artifact.manifest["kind"] == "prepare":
         checks.append(_attempt(f"{name}: accounting", partial(_check_sample, artifact)))
         checks.append(_attempt(f"{name}: invariants", partial(_invariants, artifact, place)))
@@ -93,6 +102,14 @@ def _attempt(what: str, test: Callable[[], object]) -> Check:
     return Check(what)
 
 
+def _sources(name: str, artifact: Artifact, place: Place, n: int | Literal["all"]) -> Check:
+    release = Release(artifact)
+    rows = None if n == "all" else n
+    checked = release.n_rows if rows is None else min(rows, release.n_rows)
+    what = f"{name}: {checked:,} of {release.n_rows:,} spectra against the survey's files"
+    return _attempt(what, partial(check_sources, release, place, rows))
+
+
 def _expect(pairs: Sequence[tuple[str, int, int]], where: Path) -> None:
     for what, found, expected in pairs:
         if found != expected:
@@ -105,11 +122,12 @@ def _check_release(artifact: Artifact) -> None:
     counts, catalogue = artifact.counts, release.catalogue
     status = catalogue["status"].to_pylist()
     ledger = release.ledger
-    lost = ledger["reason"].to_pylist().count("row_without_file")
-    files = len(files_named(catalogue, ledger)) + counts["redshift files"]
-    if counts["rows beyond --limit"]:
-        files = counts["files in"]  # files of rows that were not taken are named nowhere
-    accounted = counts["rows"] + counts["rows beyond --limit"] + lost + counts["duplicates"]
+    listed = set(read_table(release.path / "files.parquet")["path"].to_pylist())
+    named = files_named(catalogue, ledger)
+    # Files of rows beyond the limit are named nowhere.
+    silent = len(listed - named) if not counts["rows beyond --limit"] else 0
+    accounted = counts["rows"] + counts["rows beyond --limit"]
+    accounted += counts["rows of earlier revisions"] + ledger["kind"].to_pylist().count("row")
     _expect(
         [
             ("catalogue rows", catalogue.num_rows, counts["rows"]),
@@ -117,7 +135,9 @@ def _check_release(artifact: Artifact) -> None:
             ("kept rows", status.count("kept"), counts["kept"]),
             ("quarantined rows", status.count("quarantined"), counts["quarantined"]),
             ("rows accounted for", accounted, counts["rows in"]),
-            ("files accounted for", files, counts["files in"]),
+            ("files listed", len(listed), counts["files in"]),
+            ("files named that are not listed", len(named - listed), 0),
+            ("files neither row nor ledger", max(silent - counts["redshift files"], 0), 0),
             ("different keys", len(set(catalogue["spectrum_key"].to_pylist())), counts["rows"]),
         ],
         release.path,

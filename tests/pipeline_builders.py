@@ -12,7 +12,7 @@ import pyarrow as pa
 import tomli_w
 
 from spectra_scale.compute.place import Here
-from spectra_scale.config import LabelSection, PrepareSection, ReleaseSection
+from spectra_scale.config import IngestSection, LabelSection, PrepareSection, ReleaseSection
 from spectra_scale.jobfile import make_job
 from spectra_scale.mock.plates import write_plate
 from spectra_scale.mock.release import CATALOGUE_FILE, LINES_FILE, finish, is_complete
@@ -29,10 +29,10 @@ from spectra_scale.store.arrays import (
     write_shard,
 )
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.schema import DROPPED, INDEX, SAMPLE_ARRAYS
 from spectra_scale.store.tables import write_table
+from spectra_scale.surveys.release import Release
 
 COMMAND = [sys.executable, "-m", "spectra_scale.cli"]
 SMALL = Layout(64, 32)
@@ -51,13 +51,26 @@ def write_mock(folder, n=120, n_spec=24, **settings):
     return Path(folder)
 
 
-def ingest_release(out, source, name="mock", catalogue=None, *, place=None, limit=None):
-    """Ingest a folder (or several) as `pipeline` does."""
+def ingest_all(out, source, name="mock", catalogue=None, *, place=None, limit=None, survey="auto",
+               **settings):  # fmt: skip
+    """Ingest a folder (or several) as `pipeline` does: the release, and its revisions."""
     sources = source if isinstance(source, list) else [source]
-    section = ReleaseSection(name=name, source=tuple(sources), catalogue=catalogue)
-    inventory = ingest.look(section)
-    recipe = ingest.recipe(section, inventory, limit, SMALL)
-    return Release(ingest.run(inventory, section, place or Here(), Path(out), recipe))
+    section = ReleaseSection(name=name, source=tuple(sources), catalogue=catalogue, survey=survey)
+    config = IngestSection(**settings)
+    wanted = ingest.Settings(config, limit, SMALL)
+    pieces = ingest.pieces_of(section, Path(out), ingest.look(section), wanted)
+    for piece in pieces:
+        if not piece.restart:
+            artifact.refuse_stale(piece.path, piece.recipe)
+    return [
+        Release(ingest.run(piece, config, place or Here()), piece.inventory.roots)
+        for piece in pieces
+    ]
+
+
+def ingest_release(out, source, name="mock", catalogue=None, **settings):
+    """Ingest a folder (or several) as `pipeline` does; its newest revision."""
+    return ingest_all(out, source, name, catalogue, **settings)[-1]
 
 
 @dataclass

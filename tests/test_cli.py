@@ -14,7 +14,7 @@ from surveys_builders import coadd_columns, legacy_row, write_spec
 from spectra_scale import pipeline
 from spectra_scale.cli import main
 from spectra_scale.compute.place import Here
-from spectra_scale.store.release import open_release
+from spectra_scale.surveys.release import open_release
 from spectra_scale.verify import verify
 
 

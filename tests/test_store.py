@@ -27,7 +27,7 @@ from spectra_scale.store.arrays import (
     write_shard,
 )
 from spectra_scale.store.objects import column, columns_of, read_objects, write_objects
-from spectra_scale.store.release import open_release
+from spectra_scale.surveys.release import open_release
 from spectra_scale.store.sample import open_sample
 from spectra_scale.store.schema import SAMPLE_ARRAYS
 from spectra_scale.store.tables import read_partitions, read_table, write_table

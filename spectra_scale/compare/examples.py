@@ -96,7 +96,7 @@ def gallery(folder: Path, rng: np.random.Generator) -> Gallery:
     if not (folder / TRUTH).is_file():
         return Gallery([], np.empty((0, _N_PIXELS)), np.empty((0, _N_PIXELS)))
     truth = pq.read_table(folder / TRUTH)
-    found = scan(folder)
+    found = scan(folder, "sdss")
     titles, waves, fluxes = [], [], []
     for title, row in _chosen(truth, rng):
         spectrum = _spectrum(found, truth, row)
@@ -158,7 +158,7 @@ def _shown(truth: pa.Table, name: str) -> set[str]:
 
 def _spectrum(found: Scan, truth: pa.Table, row: int) -> tuple[Doubles, Doubles] | None:
     identity = tuple(int(truth[name][row].as_py()) for name in ("plate", "mjd", "fiber"))
-    for file in found.spec_files:
+    for file in (each.file for each in found.of("spec")):
         if _numbers(FILE_NAME, file.path.name) == identity:
             try:
                 a = read_spec(file.path, want_row=False).arrays
@@ -167,9 +167,9 @@ def _spectrum(found: Scan, truth: pa.Table, row: int) -> tuple[Doubles, Doubles]
                 log.info("no example of file=%s: %s", file.relative, error)
                 return None
             return _binned(a.first_pixel, a.flux, a.ivar)
-    for plate in found.plates:
-        if _numbers(PLATE_NAME, plate.spplate.path.name) == identity[:2]:
-            p = read_plate(plate.spplate.path, [identity[2]])
+    for plate in found.of("spplate"):
+        if _numbers(PLATE_NAME, plate.file.path.name) == identity[:2]:
+            p = read_plate(plate.file.path, [identity[2]])
             return _binned(p.first_pixel, p.flux[0], p.ivar[0])
     return None
 

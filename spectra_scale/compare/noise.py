@@ -17,9 +17,10 @@ from spectra_scale.mock.noise_statistics import (
     noise_statistics,
 )
 from spectra_scale.spectrum.masks import SPPIXMASK
+from spectra_scale.surveys.files import SpectrumFile
 from spectra_scale.surveys.fits_bytes import UnsureError, image, load, read_hdus
 from spectra_scale.surveys.fits_fallback import astropy_hdus
-from spectra_scale.surveys.scan import PlateFiles, scan
+from spectra_scale.surveys.scan import scan
 from spectra_scale.surveys.sdss_plate import read_plate, read_zbest
 from spectra_scale.surveys.sdss_spec import read_spec
 
@@ -111,15 +112,16 @@ def noise_of(folder: Path, limit: int, rng: np.random.Generator) -> dict[str, di
     By ``legacy`` and ``boss``: medians over spectra, the number of ``spectra``, and ``brightsky``,
     the mean share of pixels with that bit among those with data.
     """
-    there = scan(folder)
+    there = scan(folder, "sdss")
     found: dict[str, list[_Noise]] = {}
-    files = [there.spec_files[i] for i in rng.permutation(len(there.spec_files))[:limit]]
+    single = [each.file for each in there.of("spec")]
+    files = [single[i] for i in rng.permutation(len(single))[:limit]]
     for file in files:
         one = _of_file(file.path)
         if one is not None:
             found.setdefault(one.spectrograph, []).append(one)
     left = limit - len(files)
-    plates = [plate for plate in there.plates if plate.zbest is not None]
+    plates = [plate for plate in there.of("spplate") if plate.redshifts is not None]
     for n, i in enumerate(rng.permutation(len(plates))):
         # Equal shares; what a small plate lacks goes to those that follow.
         share = -(-left // (len(plates) - n))
@@ -172,19 +174,19 @@ def _of_file(path: Path) -> _Noise | None:
     return _Noise.of(name, a.flux, a.ivar, model, a.mask_bits)
 
 
-def _of_plate(plate: PlateFiles, n: int, rng: np.random.Generator) -> list[_Noise]:
+def _of_plate(plate: SpectrumFile, n: int, rng: np.random.Generator) -> list[_Noise]:
     """Noise of `n` fibres of a plate on science targets; none if its files cannot be used."""
-    assert plate.zbest is not None
+    assert plate.redshifts is not None
     try:
-        table = read_zbest(plate.zbest.path, plate.spplate.path)
+        table = read_zbest(plate.redshifts.path, plate.file.path)
         names = ("fiber", "targettype", "instrument")
         rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
         targets = [row for row in rows if row[1] == "SCIENCE"]
         chosen = [targets[i] for i in sorted(rng.permutation(len(targets))[:n].tolist())]
         if not chosen:
             return []
-        arrays = read_plate(plate.spplate.path, [row[0] for row in chosen])
-        hdu = read_hdus(load(plate.zbest.path, mapped=True), _MODELS + 1)[_MODELS]
+        arrays = read_plate(plate.file.path, [row[0] for row in chosen])
+        hdu = read_hdus(load(plate.redshifts.path, mapped=True), _MODELS + 1)[_MODELS]
         models = image(hdu) if hdu.complete else np.empty((0, 0))
     except (BadSpectrumError, SpectraScaleError, UnsureError, IndexError):
         return []

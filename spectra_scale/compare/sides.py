@@ -17,8 +17,9 @@ from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclas
 from spectra_scale.spectrum.identity import sky_groups
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
+from spectra_scale.surveys.files import SpectrumFile
 from spectra_scale.surveys.lines import LINE_COLUMNS, read_line_catalogue
-from spectra_scale.surveys.scan import PlateFiles, Scan, scan
+from spectra_scale.surveys.scan import Scan, scan
 from spectra_scale.surveys.sdss import SDSS_FIRST_PIXEL, SDSS_N_PIXELS, place_on_native
 from spectra_scale.surveys.sdss_plate import read_plate, read_zbest
 from spectra_scale.surveys.sdss_spec import read_spec
@@ -128,9 +129,9 @@ def blocks(folder: Path) -> Iterator[Native]:
     UsageError
         If there are no SDSS spectra.
     """
-    found = scan(folder)
+    found = scan(folder, "sdss")
     lines = _line_rows(found)
-    for plate in found.plates:
+    for plate in found.of("spplate"):
         yield from _plate_blocks(plate, lines)
     yield from _spec_blocks(found, lines)
 
@@ -159,17 +160,17 @@ def _identity(row: dict[str, Any]) -> tuple[int, int, int]:
     return row["plate"], row["mjd"], row["fiber"]
 
 
-def _plate_blocks(plate: PlateFiles, lines: dict[tuple[int, int, int], Any]) -> Iterator[Native]:
-    if plate.zbest is None:
+def _plate_blocks(plate: SpectrumFile, lines: dict[tuple[int, int, int], Any]) -> Iterator[Native]:
+    if plate.redshifts is None:
         return
     try:
-        table: pa.Table = read_zbest(plate.zbest.path, plate.spplate.path).select(list(_ROW))
+        table: pa.Table = read_zbest(plate.redshifts.path, plate.file.path).select(list(_ROW))
         rows = [row for row in table.to_pylist() if passes(row)]
         if not rows:
             return
-        arrays = read_plate(plate.spplate.path, [row["fiber"] for row in rows])
+        arrays = read_plate(plate.file.path, [row["fiber"] for row in rows])
     except BadSpectrumError as error:
-        log.warning("comparison leaves out plate=%s: %s", plate.spplate.relative, error)
+        log.warning("comparison leaves out plate=%s: %s", plate.file.relative, error)
         return
     for row in rows:
         row["lines"] = lines.get(_identity(row))
@@ -182,7 +183,7 @@ def _plate_blocks(plate: PlateFiles, lines: dict[tuple[int, int, int], Any]) -> 
 def _spec_blocks(found: Scan, lines: dict[tuple[int, int, int], Any]) -> Iterator[Native]:
     rows: Rows = []
     parts: list[tuple[int, tuple[Any, Any, Any]]] = []
-    for file in found.spec_files:
+    for file in (each.file for each in found.of("spec")):
         try:
             spec = read_spec(file.path, want_lines=True)
         except BadSpectrumError as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from spectra_scale.errors import UsageError
 
-__all__ = ["MASK_PRESETS", "SPPIXMASK", "mask_bits_of"]
+__all__ = ["MASK_PRESETS", "SPPIXMASK", "mask_bits_of", "reject_bits"]
 
 SPPIXMASK: Mapping[str, int] = MappingProxyType(
     {
@@ -96,3 +96,23 @@ def mask_bits_of(preset: str) -> np.uint32:
             "Set [prepare] mask in the job to one of these."
         )
         raise UsageError(msg) from None
+
+
+def reject_bits(preset: str, linear_step: float) -> np.uint32:
+    """Bits that reject a pixel of a survey, told by its native grid (science.md §2.1).
+
+    Parameters
+    ----------
+    preset
+        As in `mask_bits_of`: presets are of SDSS bits.
+    linear_step
+        Å per native pixel: above 0 for DESI, where any bit of its own MASK rejects a pixel,
+        whatever the preset; 0 for SDSS.
+
+    Raises
+    ------
+    UsageError
+        If there is no such preset.
+    """
+    bits = mask_bits_of(preset)
+    return np.uint32(0xFFFFFFFF) if linear_step > 0 else bits

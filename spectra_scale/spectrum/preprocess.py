@@ -10,7 +10,7 @@ import numpy.typing as npt
 from spectra_scale.errors import UsageError
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.kernels import rest_frame_conserve, rest_frame_reference
-from spectra_scale.spectrum.masks import mask_bits_of
+from spectra_scale.spectrum.masks import mask_bits_of, reject_bits
 from spectra_scale.spectrum.observed import ObservedSpectra, RestSpectra, ShapeError
 from spectra_scale.spectrum.quality import Quality, measure_quality
 
@@ -119,7 +119,7 @@ def to_rest_frame(
         raise UsageError(msg)
     if extinction is not None:
         observed = _deredden(observed, extinction)
-    reject = int(mask_bits_of(settings.mask))
+    reject = int(reject_bits(settings.mask, observed.linear_step))
     arrays = (observed.flux, observed.ivar, observed.mask_bits)
     edges = settings.grid.edges
     if luminosity_factor is None:

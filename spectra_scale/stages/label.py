@@ -30,7 +30,6 @@ from spectra_scale.spectrum.classify import (
 )
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release, open_release
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.schema import LABELS, LINES
 from spectra_scale.store.tables import write_table
@@ -40,6 +39,7 @@ from spectra_scale.surveys.lines import (
     read_line_catalogue,
     rows_of_keys,
 )
+from spectra_scale.surveys.release import Release, open_release
 
 log = logging.getLogger(__name__)
 

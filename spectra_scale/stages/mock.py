@@ -1,4 +1,4 @@
-"""Mock: a release of known truth, written in the survey's own formats, one task a plate."""
+"""Mock: a release of known truth, in the surveys' own formats, one task a plate or the like."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def _run(config: MockSection, place: Place) -> dict[str, Any]:
 def _write(folder: Path, settings: MockSettings, task: MockTask) -> dict[str, int]:
     if not is_written(folder, task, settings):
         write_plate(task, folder, settings)
-    what = "healpixels" if task.layout == "healpix" else "plates"
+    what = {"healpix": "healpixels", "field": "fields"}.get(task.layout, "plates")
     return {what: 1, "spectra": task.n_science}

@@ -26,7 +26,7 @@ from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.grid import stack_wavelength
 from spectra_scale.spectrum.indices import measure_indices
 from spectra_scale.spectrum.linefit import fit_lines
-from spectra_scale.spectrum.masks import mask_bits_of
+from spectra_scale.spectrum.masks import reject_bits
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.stacking import (
     StackSums,
@@ -39,10 +39,11 @@ from spectra_scale.spectrum.stacking import (
 from spectra_scale.store.arrays import Shard
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column, read_objects
-from spectra_scale.store.release import Release, read_native
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import write_table
+from spectra_scale.surveys.native import NativeRows
+from spectra_scale.surveys.release import Release
 
 VERSION = 1
 KIND = "stack"
@@ -72,9 +73,7 @@ class StackInputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    arrays: Path
-    first_pixel: int
-    rows: Ints
+    spectra: NativeRows
     objects: Ints
     redshift: NDArray[np.float64]
     membership: NDArray[np.bool_]
@@ -84,7 +83,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    reject: int
+    mask: str
     window: tuple[float, float] | None
     n_bootstrap: int
     seed: int
@@ -125,12 +124,12 @@ def run(
         return done
     names, tasks = _tasks(inputs, out, dust=bool(recipe.settings.get("deredden")))
     how = _How(
-        int(mask_bits_of(recipe.settings["mask"])),
+        recipe.settings["mask"],
         None if config.normalise == "off" else config.normalise,
         config.n_bootstrap,
         config.seed,
     )
-    work = Work("stack", "spectra", [max(len(task.rows), 1) for task in tasks])
+    work = Work("stack", "spectra", [max(len(task.spectra), 1) for task in tasks])
     used = sum(place.map(partial(_stack_task, how), tasks, work))
     sums = _merge(tasks, len(names), config.n_bootstrap)
     shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -162,9 +161,7 @@ def _tasks(inputs: StackInputs, out: Path, *, dust: bool) -> tuple[list[str], li
             rows = mine[_within(row[mine], shards[start : start + group])]
             tasks.append(
                 _Task(
-                    arrays=source.arrays.resolve(),
-                    first_pixel=source.first_pixel,
-                    rows=row[rows],
+                    spectra=source.rows(row[rows]),
                     objects=column(index, "sky_id")[rows],
                     redshift=column(index, "z")[rows],
                     membership=membership[rows],
@@ -184,32 +181,32 @@ def _within(rows: Ints, shards: Sequence[Shard]) -> NDArray[np.bool_]:
 
 
 def _stack_task(how: _How, task: _Task) -> int:
+    n_rows = len(task.spectra)
     if task.part.is_file():
-        return len(task.rows)
+        return n_rows
     n_stacks = task.membership.shape[1] * (1 + how.n_bootstrap)
     total = [StackSums.zeros() for _ in range(n_stacks)]
-    for start in range(0, len(task.rows), BLOCK):
+    for start in range(0, n_rows, BLOCK):
         part = slice(start, start + BLOCK)
         spectra = _read(task, part)
+        reject = int(reject_bits(how.mask, spectra.linear_step))
         z = task.redshift[part]
         weights = _multiplicity(task, part, how)
         scale = None
         if how.window is not None:
-            scale = window_scale(*shift_to_stack(spectra, z, how.reject), how.window)
-        block = stack_regions(spectra, z, weights, how.reject, scale)
+            scale = window_scale(*shift_to_stack(spectra, z, reject), how.window)
+        block = stack_regions(spectra, z, weights, reject, scale)
         total = [a + b for a, b in zip(total, block, strict=True)]
     stacked = {
         name: np.stack([getattr(s, name) for s in total]) if total else np.zeros((0, 0))
         for name in SUMS
     }
     write_bytes(task.part, save(stacked))
-    return len(task.rows)
+    return n_rows
 
 
 def _read(task: _Task, part: slice) -> ObservedSpectra:
-    rows = task.rows[part]
-    keys = np.full(len(rows), "", dtype=object)
-    spectra = read_native(task.arrays, task.first_pixel, rows, keys)
+    spectra = task.spectra.read(part)
     return spectra if task.ebv is None else deredden(spectra, task.ebv[part])
 
 

@@ -101,6 +101,12 @@ def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[s
     ]
 
 
+def recorded_recipe(path: Path) -> dict[str, Any] | None:
+    """What a directory was begun or made from; None if it holds no artifact."""
+    found = _record(path)
+    return None if found is None else found[1]
+
+
 def _record(path: Path) -> tuple[str, dict[str, Any]] | None:
     """What a directory says it holds: the manifest, or the recipe of an unfinished artifact."""
     for name in (MANIFEST, STARTED):
@@ -135,12 +141,17 @@ def refuse_stale(path: Path, recipe: Recipe) -> None:
             raise StaleArtifactError(
                 path, recorded["fingerprint"], recipe.fingerprint, recipe.differences(recorded)
             )
-    elif path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and any(not _is_scrap(file) for file in path.iterdir()):
         msg = (
             f"{path} holds files, but no {MANIFEST}: found something this program did not write, "
             "expected an empty or absent directory. Give another place, or move the files away."
         )
         raise UsageError(msg)
+
+
+def _is_scrap(file: Path) -> bool:
+    """Whether a file is what a killed writer left, before it had a name."""
+    return file.name.startswith(".") and file.suffix == ".part"
 
 
 def begin_state(path: Path, recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVA
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold the only right to write into `folder` until the block is left, or the process ends.
 
     Whoever calls `release.begin`, `write_plate` and `release.finish` himself needs it where
@@ -30,7 +30,9 @@ def locked(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder
-        Root of the release; made if it is not there.
+        The folder; made if it is not there.
+    name
+        Name of the lock, where several things in one folder have one each.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def locked(folder: Path) -> Iterator[None]:
     # when it holds between the processes of one host alone. File systems that know no locks are
     # written to all the same, with a warning.
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path = folder / name
     handle = _open(path)
     try:
         os.ftruncate(handle, 0)

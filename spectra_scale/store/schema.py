@@ -81,13 +81,33 @@ LEDGER = TableSpec(
 )
 #: Columns that ingest adds to the survey's own (surveys.catalogue.CATALOGUE_COLUMNS).
 CATALOGUE_EXTRA = (
-    ColumnSpec("source_file", "string", "file the spectrum was read from"),
-    ColumnSpec("source_row", "int32", "row (fibre index) in that file"),
+    ColumnSpec("source_format", "string", "kind of that file: spec, spplate, coadd or mmu"),
+    ColumnSpec("source_file", "string", "file the spectrum was read from, below its folder"),
+    ColumnSpec(
+        "source_row",
+        "int64",
+        "which spectrum of the file: fibre of a plate, TARGETID of a coadd, row of an HDF5 file; "
+        "0 of a file of one spectrum",
+    ),
     ColumnSpec("status", "string", "kept, or quarantined: unreadable, all ivar 0"),
     ColumnSpec("reason", "string", "reason code where quarantined, else empty"),
-    ColumnSpec("message", "string", "what was found, where quarantined"),
+    ColumnSpec("message", "string", "what was found: why quarantined, or an arm that is missing"),
     ColumnSpec("n_repaired", "int32", "pixels whose ivar was set to 0: not finite or negative"),
+    ColumnSpec(
+        "checksum",
+        "string",
+        "BLAKE2b of the native flux, ivar and mask bits where they are not stored (copy = false)",
+    ),
 )
+FILES = TableSpec(
+    "files",
+    "Every file of the source folders that this release or revision accounts for.",
+    (
+        ColumnSpec("path", "string", "file, below its source folder (its number before it, if "
+                                     "there are several)"),
+        ColumnSpec("bytes", "int64", "size; -1 if it could not be looked at"),
+    ),
+)  # fmt: skip
 LINES = TableSpec(
     "lines",
     "Line measurements, row-aligned with the catalogue; NaN where not measured.",
@@ -120,11 +140,18 @@ INDEX = TableSpec(
     "The rows of a sample, row-aligned with its arrays.",
     (
         *_ROW,
+        ColumnSpec("survey", "string", "survey, as in the release's catalogue"),
         ColumnSpec("reduction", "string", "RUN2D or production"),
         ColumnSpec("specobjid", "string", "the survey's own id"),
-        ColumnSpec("plate", "int32", "plate"),
-        ColumnSpec("mjd", "int32", "modified Julian date of the observation"),
-        ColumnSpec("fiber", "int32", "fibre"),
+        ColumnSpec("plate", "int32", "plate; -1 where the survey has none"),
+        ColumnSpec("mjd", "int32", "modified Julian date of the observation; -1 if unknown"),
+        ColumnSpec("fiber", "int32", "fibre; -1 if unknown"),
+        ColumnSpec("field", "int32", "FIELD of SDSS-V; -1 elsewhere"),
+        ColumnSpec("catalogid", "int64", "CATALOGID of SDSS-V; -1 elsewhere"),
+        ColumnSpec("sdss_id", "int64", "SDSS_ID of SDSS-V; -1 if unknown"),
+        ColumnSpec("targetid", "int64", "TARGETID of DESI; -1 elsewhere"),
+        ColumnSpec("program", "string", "PROGRAM of DESI; empty elsewhere"),
+        ColumnSpec("healpix", "int32", "healpixel of DESI; -1 elsewhere"),
         ColumnSpec("ra", "float64", "right ascension (ICRS)", "deg"),
         ColumnSpec("dec", "float64", "declination (ICRS)", "deg"),
         ColumnSpec("z", "float64", "redshift used to shift to the rest frame"),
@@ -158,4 +185,4 @@ SHARDS = TableSpec(
         ColumnSpec("checksum", "string", "BLAKE2b of its file"),
     ),
 )
-TABLES = (LEDGER, LINES, LABELS, INDEX, DROPPED, SHARDS)
+TABLES = (FILES, LEDGER, LINES, LABELS, INDEX, DROPPED, SHARDS)

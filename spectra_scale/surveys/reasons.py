@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DR7_SPSPEC = "dr7_spspec"
     UNKNOWN_FORMAT = "unknown_format"
     NOT_A_SPECTRUM = "not_a_spectrum"
+    NOT_COADDED = "not_coadded"
     OTHER_SURVEY = "other_survey"
     SKY_FIBRE = "sky_fibre"
     DUPLICATE = "duplicate"
@@ -38,6 +39,9 @@ class Reason(StrEnum):
     NO_REDSHIFT = "no_redshift"
     BAD_WAVELENGTH = "bad_wavelength"
     FILE_CHANGED = "file_changed"
+    CUT_REDSHIFT = "cut_redshift"
+    CUT_CLASS = "cut_class"
+    CUT_ZWARNING = "cut_zwarning"
 
 
 _TEXT = {
@@ -58,6 +62,7 @@ _TEXT = {
     Reason.DR7_SPSPEC: "a DR7 spSpec file, an older format: get the spec files of DR8 or later",
     Reason.UNKNOWN_FORMAT: "FITS, but no kind of file that is known here",
     Reason.NOT_A_SPECTRUM: "a text, table or other side file",
+    Reason.NOT_COADDED: "exposures that are not co-added: the co-added file is read instead",
     Reason.OTHER_SURVEY: "a spectrum of another survey than the one that is ingested",
     Reason.SKY_FIBRE: "a sky or calibration fibre, or an unplugged one",
     Reason.DUPLICATE: "the same observation in the same reduction was already taken",
@@ -68,6 +73,9 @@ _TEXT = {
     Reason.NO_REDSHIFT: "a spectrum without a redshift: its redshift file lacks it",
     Reason.BAD_WAVELENGTH: "wavelengths are not those of the survey's grid (DESI: 0.8 Å)",
     Reason.FILE_CHANGED: "the file was replaced or cut while it was read",
+    Reason.CUT_REDSHIFT: "a catalogue row outside [ingest] z_min to z_max",
+    Reason.CUT_CLASS: "a catalogue row of a class that [ingest] classes leaves out",
+    Reason.CUT_ZWARNING: "a catalogue row with ZWARNING bits, which [ingest] zwarning_zero drops",
 }
 
 

@@ -1,179 +1,245 @@
 """Ingest: the files of a survey release to native arrays, a catalogue and a ledger.
 
-One directory a release, immutable once its manifest is there. Tasks write whole shards; a task
-that was done before is not done again, so a killed ingest goes on where it stopped.
+One directory a release or revision, immutable once its manifest is there. Tasks write whole
+shards; a task that was done before is not done again, so a killed ingest goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from spectra_scale.compute.place import Place, Work
-from spectra_scale.config import ReleaseSection
+from spectra_scale.config import IngestSection
 from spectra_scale.errors import SpectraScaleError
-from spectra_scale.provenance import digest, file_digest, files_fingerprint
-from spectra_scale.stages.ingest.arrays import (
-    SDSS_FIRST_PIXEL,
-    SDSS_N_PIXELS,
-    ArrayTask,
-    write_arrays,
+from spectra_scale.provenance import write_json
+from spectra_scale.stages.ingest import ledger as lines
+from spectra_scale.stages.ingest.arrays import PLACE, STATUS, ArrayTask, write_arrays
+from spectra_scale.stages.ingest.inventory import Inventory, look
+from spectra_scale.stages.ingest.revisions import (
+    FILES,
+    PARTS,
+    STAMPS,
+    Piece,
+    Settings,
+    pieces_of,
+    revision_path,
+    revisions_of,
 )
-from spectra_scale.stages.ingest.inventory import Inventory, look, rows_of
-from spectra_scale.store.arrays import Layout, create_arrays, publish_arrays, shards_of
-from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
+from spectra_scale.stages.ingest.rows import Earlier, Found, rows_of
+from spectra_scale.store.arrays import (
+    Layout,
+    Shard,
+    create_arrays,
+    publish_arrays,
+    shards_of,
+)
+from spectra_scale.store.artifact import Artifact, begin, finish, remove
+from spectra_scale.store.lock import locked
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import KIND, files_named
-from spectra_scale.store.schema import RELEASE_ARRAYS
+from spectra_scale.store.release import files_named
+from spectra_scale.store.schema import LINES, RELEASE_ARRAYS
 from spectra_scale.store.tables import read_table, write_table
 
-__all__ = ["Inventory", "look", "recipe", "run"]
-
-VERSION = 1
-PARTS = "parts"
-
-
-def recipe(
-    section: ReleaseSection, inventory: Inventory, limit: int | None, layout: Layout
-) -> Recipe:
-    """What a release is made from: paths and sizes of its files, checksum of its catalogue."""
-    files = inventory.files
-    plates = [f for plate in files.plates for f in (plate.spplate, plate.zbest) if f is not None]
-    prints = []
-    for root in inventory.roots:
-        others = (*files.catalogues, *files.line_catalogues, *(o.file for o in files.others))
-        mine = [f.path for f in (*files.spec_files, *plates, *others) if f.root == root]
-        prints.append(files_fingerprint(root, mine))
-    parents = {"files": digest(prints)}
-    if section.catalogue is not None:
-        parents["catalogue"] = file_digest(section.catalogue)
-    settings: dict[str, Any] = {"name": section.name}
-    if limit is not None:
-        settings["limit"] = limit
-    if layout != Layout():
-        settings["layout"] = [layout.shard_rows, layout.chunk_rows]
-    return Recipe(KIND, VERSION, settings, parents)
+__all__ = [
+    "Inventory",
+    "Piece",
+    "Settings",
+    "look",
+    "pieces_of",
+    "revision_path",
+    "revisions_of",
+    "run",
+]
 
 
-def run(
-    inputs: Inventory, config: ReleaseSection, place: Place, out: Path, recipe: Recipe
-) -> Artifact:
-    """Ingest a release.
+def run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
+    """Ingest a release, or one revision of it.
 
     Parameters
     ----------
-    inputs
-        Its files, from `look`.
+    piece
+        What to make, from `pieces_of`. Its directory gets ``arrays/`` (flux, ivar, mask_bits on
+        the native grid; not with ``copy = false``), ``catalogue.parquet``, ``lines.parquet``,
+        ``ledger.parquet``, ``files.parquet`` and ``shards.parquet``.
     config
-        Its `[[release]]` table.
+        `[ingest]` of the job.
     place
         Where the tasks run.
-    out
-        Directory of the release: ``arrays/`` (flux, ivar, mask_bits on the native grid),
-        ``catalogue.parquet``, ``lines.parquet``, ``ledger.parquet``, ``shards.parquet``.
-    recipe
-        What it is made from.
 
     Raises
     ------
     SpectraScaleError
-        If no row has a spectrum, or rows and files in are not rows and files accounted for.
+        If no row has a spectrum, another process ingests the same release, files change while
+        they are read, or rows and files in are not rows and files accounted for.
     """
+    with locked(piece.path.parent, f".{piece.path.name}.lock"):
+        return _run(piece, config, place)
+
+
+def _run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
+    out, recipe = piece.path, piece.recipe
+    if piece.restart:
+        remove(out)
     done = begin(out, recipe)
     parts = out.resolve() / PARTS
     if done:
         shutil.rmtree(parts, ignore_errors=True)
         return done
-    parts.mkdir(exist_ok=True)
-    rows, ledger, found = rows_of(inputs, place, parts)
-    counts: dict[str, Any] = dict(found)
-    limit = recipe.settings.get("limit", rows.num_rows)
-    counts["rows beyond --limit"] = max(rows.num_rows - limit, 0)
-    counts["redshift files"] = sum(plate.zbest is not None for plate in inputs.files.plates)
-    _check_files(counts, rows, ledger)
-    rows = rows.slice(0, limit)
-    if rows.num_rows == 0:
-        raise SpectraScaleError(_no_rows(config, ledger))
+    stamps = _begin_parts(piece, parts)
+    found = rows_of(piece.inventory, config, Earlier.of(piece.earlier), place, parts)
+    limit = int(recipe.settings.get("limit", found.rows.num_rows))
+    counts: dict[str, Any] = dict(found.counts)
+    counts["rows beyond --limit"] = max(found.rows.num_rows - limit, 0)
+    _check_files(counts, found, piece.inventory)
+    rows = found.rows.slice(0, limit)
+    if rows.num_rows == 0 and not piece.earlier:
+        raise SpectraScaleError(_no_rows(piece, found.ledger))
     layout = Layout(*recipe.settings.get("layout", ()))
-    status = _write(rows, layout, inputs, place, out)
-    catalogue = rows
+    status = _write(rows, layout, config, piece, place)
     for name in status.column_names:
-        catalogue = catalogue.append_column(name, status[name])
-    write_table(out / "catalogue.parquet", catalogue.combine_chunks())
-    write_table(out / "ledger.parquet", ledger)
-    kept = column(status, "status").tolist().count("kept")
-    counts |= {"rows": rows.num_rows, "kept": kept, "quarantined": rows.num_rows - kept}
-    counts["by reason"] = _by_reason(status, ledger)
-    _check_rows(counts, ledger)
+        rows = rows.append_column(name, status[name])
+    rows = rows.combine_chunks()
+    write_table(out / "catalogue.parquet", rows)
+    write_table(out / "ledger.parquet", found.ledger)
+    counts |= _counts(rows, found.ledger)
+    _check_rows(counts)
+    _check_unchanged(piece, stamps)
     artifact = finish(
         out,
         recipe,
         counts=counts,
-        metrics={"name": config.name, "first_pixel": SDSS_FIRST_PIXEL,
-                 "n_pixels": SDSS_N_PIXELS},
-        where={"place": place.name, "source": [str(root) for root in inputs.roots]},
-    )  # fmt: skip
+        metrics=_facts(piece, layout, config),
+        where={"place": place.name, "source": [str(r.resolve()) for r in piece.inventory.roots]},
+    )
     shutil.rmtree(parts, ignore_errors=True)
     return artifact
 
 
-def _write(rows: pa.Table, layout: Layout, inputs: Inventory, place: Place, out: Path) -> pa.Table:
+def _begin_parts(piece: Piece, parts: Path) -> dict[str, tuple[int, int]]:
+    """Note what the files are now: one that changes before the end must not be committed."""
+    parts.mkdir(exist_ok=True)
+    stamps = piece.inventory.stamps(piece.listing["path"].to_pylist())
+    if not (piece.path / FILES).is_file():
+        write_json(parts / STAMPS, stamps)
+        write_table(piece.path / FILES, piece.listing)
+    return stamps
+
+
+def _facts(piece: Piece, layout: Layout, config: IngestSection) -> dict[str, Any]:
+    grid = piece.inventory.grid
+    return {"name": piece.name, "survey": piece.inventory.files.survey, "grid": grid.name,
+            "first_pixel": grid.first_pixel, "n_pixels": grid.n_pixels,
+            "copy": config.copy_spectra, "shard_rows": layout.shard_rows,
+            "chunk_rows": layout.chunk_rows}  # fmt: skip
+
+
+def _write(
+    rows: pa.Table, layout: Layout, config: IngestSection, piece: Piece, place: Place
+) -> pa.Table:
     """Write arrays and lines of all rows; the status of each comes back."""
+    out, grid = piece.path, piece.inventory.grid
     parts, arrays = out.resolve() / PARTS, out.resolve() / "arrays"
-    plan = parts / "rows.parquet"
-    write_table(plan, rows)
-    attributes = {"grid": "native, observed frame, vacuum: log10 wavelength = k * 1e-4",
-                  "first_pixel": SDSS_FIRST_PIXEL}  # fmt: skip
-    create_arrays(arrays, RELEASE_ARRAYS, (rows.num_rows, SDSS_N_PIXELS), layout, attributes)
     shards = shards_of(rows.num_rows, layout.shard_rows)
-    roots = tuple(root.resolve() for root in inputs.roots)
+    if config.copy_spectra:
+        step = "k * 1e-4" if not grid.linear_step else f"k * {grid.linear_step} Angstrom"
+        law = f"{'log10 wavelength' if not grid.linear_step else 'wavelength'} = {step}"
+        attributes = {"grid": f"native, observed frame, vacuum: {law}",
+                      "first_pixel": grid.first_pixel}  # fmt: skip
+        create_arrays(arrays, RELEASE_ARRAYS, (rows.num_rows, grid.n_pixels), layout, attributes)
+    roots = tuple(root.resolve() for root in piece.inventory.roots)
+    store = arrays if config.copy_spectra else None
     tasks = [
-        ArrayTask(shard, plan, roots, arrays, parts / f"status-{shard.index:06d}.parquet")
+        ArrayTask(shard, _plan(rows, shard, parts), roots, grid.name, store,
+                  parts / f"status-{shard.index:06d}.parquet")
         for shard in shards
-    ]
+    ]  # fmt: skip
     place.map(write_arrays, tasks, Work("ingest", "spectra", [s.n_rows for s in shards]))
-    publish_arrays(arrays, RELEASE_ARRAYS, shards, out / "shards.parquet")
-    lines = pa.concat_tables([read_table(task.lines) for task in tasks])
-    write_table(out / "lines.parquet", lines.combine_chunks())
-    return pa.concat_tables([read_table(task.part) for task in tasks]).combine_chunks()
+    if config.copy_spectra:
+        publish_arrays(arrays, RELEASE_ARRAYS, shards, out / "shards.parquet")
+    measured = [LINES.arrow().empty_table(), *(read_table(task.lines) for task in tasks)]
+    write_table(out / "lines.parquet", pa.concat_tables(measured).combine_chunks())
+    status = [STATUS.empty_table(), *(read_table(task.part) for task in tasks)]
+    return pa.concat_tables(status).combine_chunks()
 
 
-def _by_reason(status: pa.Table, ledger: pa.Table) -> dict[str, int]:
-    reasons = [r for r in status["reason"].to_pylist() if r] + ledger["reason"].to_pylist()
-    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+def _plan(rows: pa.Table, shard: Shard, parts: Path) -> Path:
+    """Write what a task has to know of its rows, apart: a release has thousands of tasks."""
+    path = parts / f"plan-{shard.index:06d}.parquet"
+    write_table(path, rows.slice(shard.start, shard.n_rows).select(PLACE))
+    return path
 
 
-def _check_files(counts: dict[str, Any], rows: pa.Table, ledger: pa.Table) -> None:
-    """Every file of the folders has a row, a line in the ledger, or is a plate's spZbest."""
-    found = len(files_named(rows, ledger)) + counts["redshift files"]
-    if counts["files in"] != found:
+# Accounting -----------------------------------------------------------------------------------
+
+
+def _counts(rows: pa.Table, ledger: pa.Table) -> dict[str, Any]:
+    kept = column(rows, "status").tolist().count("kept")
+    reasons = Counter(reason for reason in rows["reason"].to_pylist() if reason)
+    classes = Counter(rows["class"].to_pylist())
+    return {
+        "rows": rows.num_rows,
+        "kept": kept,
+        "quarantined": rows.num_rows - kept,
+        "rows left out": lines.count(ledger, "row"),
+        "files without row": lines.count(ledger, "file"),
+        "spectra without row": lines.count(ledger, "fibre"),
+        "by class": {name or "unknown": n for name, n in sorted(classes.items())},
+        "by reason": {f"spectrum: {name}": n for name, n in sorted(reasons.items())}
+        | lines.by_reason(ledger),
+    }
+
+
+def _check_files(counts: dict[str, Any], found: Found, inventory: Inventory) -> None:
+    """Every file of the folders has a row, a line in the ledger, or is another's redshift file."""
+    named = files_named(found.rows, found.ledger)
+    redshifts = [each.redshifts for each in inventory.files.spectra if each.redshifts is not None]
+    named |= {inventory.locator(file) for file in redshifts}
+    counts["redshift files"] = len(redshifts)
+    if counts["files in"] != len(named):
         msg = (
-            f"files do not add up: {counts['files in']} in, {found} accounted for. This is a bug: "
-            "nothing was committed. Please report it."
+            f"files do not add up: {counts['files in']} in, {len(named)} accounted for. This is "
+            "a bug: nothing was committed. Please report it."
         )
         raise SpectraScaleError(msg)
 
 
-def _check_rows(counts: dict[str, Any], ledger: pa.Table) -> None:
-    """Rows in = rows of the catalogue + rows of the ledger + rows beyond the limit."""
-    lost = ledger["reason"].to_pylist().count("row_without_file") + counts["duplicates"]
-    found = counts["rows"] + counts["rows beyond --limit"] + lost
+def _check_rows(counts: dict[str, Any]) -> None:
+    """Rows in = rows + rows left out + rows of earlier revisions + rows beyond the limit."""
+    names = ("rows", "rows left out", "rows of earlier revisions", "rows beyond --limit")
+    found = sum(counts[name] for name in names)
     if counts["rows in"] != found:
         msg = (
-            f"rows do not add up: {counts['rows in']} in, {found} accounted for. This is a bug: "
-            "nothing was committed. Please report it."
+            f"rows do not add up: {counts['rows in']} in, {found} accounted for "
+            f"({', '.join(f'{name} {counts[name]}' for name in names)}). This is a bug: nothing "
+            "was committed. Please report it."
         )
         raise SpectraScaleError(msg)
 
 
-def _no_rows(config: ReleaseSection, ledger: pa.Table) -> str:
-    reasons = ledger["reason"].to_pylist()
-    table = ", ".join(f"{name} {reasons.count(name)}" for name in sorted(set(reasons)))
+def _check_unchanged(piece: Piece, then: dict[str, tuple[int, int]]) -> None:
+    """A file that was replaced while it was read may be in the arrays half old and half new."""
+    now = piece.inventory.stamps(then)
+    changed = [name for name, stamp in now.items() if stamp != tuple(then[name])]
+    if changed:
+        msg = (
+            f"release {piece.name}: {len(changed)} files changed while they were read, the first "
+            f"{changed[0]} (size {then[changed[0]][0]} -> {now[changed[0]][0]}). Nothing was "
+            "committed. Wait until nobody writes into the source folders, then give the same "
+            "command again: it begins anew."
+        )
+        raise SpectraScaleError(msg)
+
+
+def _no_rows(piece: Piece, ledger: pa.Table) -> str:
+    table = ", ".join(f"{name} {n}" for name, n in lines.by_reason(ledger).items())
+    first = next((line for line in ledger.to_pylist() if line["kind"] == "file"), None)
+    example = f" (for instance {first['path']}: {first['message']})" if first else ""
     return (
-        f"release {config.name}: no spectrum could be used; found {table}. Expected SDSS spec or "
-        "spPlate + spZbest files that match the catalogue. Look at the messages: run "
-        f"`spectra-scale ingest` on one file of {', '.join(str(s) for s in config.source)}."
+        f"release {piece.name}: no spectrum could be used; found {table}{example}. Expected "
+        "spectrum files that match the catalogue, or that have redshifts of their own."
     )

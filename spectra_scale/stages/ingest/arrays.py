@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from spectra_scale.errors import BadSpectrumError
+from spectra_scale.spectrum.grid import NATIVE_GRIDS, NativeGrid
 from spectra_scale.store.arrays import Shard, write_shard
 from spectra_scale.store.objects import column
 from spectra_scale.store.schema import LINES
 from spectra_scale.store.tables import read_table, write_table
+from spectra_scale.surveys.block import SpectraBlock, spectrum_digest
+from spectra_scale.surveys.files import locate
+from spectra_scale.surveys.formats import FORMATS
+from spectra_scale.surveys.native import files_of, place_rows
 from spectra_scale.surveys.reasons import Reason
-from spectra_scale.surveys.sdss import (
-    SDSS_FIRST_PIXEL,
-    SDSS_N_PIXELS,
-    is_outside_native_grid,
-    place_on_native,
-)
-from spectra_scale.surveys.sdss_plate import read_plate
-from spectra_scale.surveys.sdss_spec import read_spec
-
-__all__ = ["SDSS_FIRST_PIXEL", "SDSS_N_PIXELS", "ArrayTask", "write_arrays"]
 
 STATUS = pa.schema(
     [("status", pa.string()), ("reason", pa.string()), ("message", pa.string()),
-     ("n_repaired", pa.int32())]
+     ("n_repaired", pa.int32()), ("checksum", pa.string())]
 )  # fmt: skip
-MEASURED = [name for name in LINES.arrow().names if name not in ("measured", "source")]
+MEASURED = [
+    field.name for field in LINES.arrow() if field.name not in ("measured", "source", "broad")
+]
+ARRAYS = ("flux", "ivar", "mask_bits")
+PLACE = ["source_format", "source_file", "source_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,13 @@ class ArrayTask:
     shard
         Its rows.
     rows
-        Table of all rows of the release, with `source_file` and `source_row`.
+        Table of these rows, with `source_format`, `source_file` and `source_row`.
     roots
         Source folders; a locator with a number before it says which.
+    grid
+        Name of the native grid.
     arrays
-        Zarr group.
+        Zarr group; None if the spectra are not stored.
     part
         Where the status of each row goes: written last, it marks the task as done.
     """
@@ -55,7 +57,8 @@ class ArrayTask:
     shard: Shard
     rows: Path
     roots: tuple[Path, ...]
-    arrays: Path
+    grid: str
+    arrays: Path | None
     part: Path
 
     @property
@@ -63,40 +66,42 @@ class ArrayTask:
         """Where the pipeline's line fits go."""
         return self.part.with_name(self.part.name.replace("status-", "lines-"))
 
-    def file(self, locator: str) -> Path:
-        """A file by its locator."""
-        if len(self.roots) == 1:
-            return self.roots[0] / locator
-        number, _, relative = locator.partition(":")
-        return self.roots[int(number)] / relative
 
-
-class _Block:
+class _Shard:
     """Arrays and facts of the rows of a shard, filled file by file."""
 
-    def __init__(self, n_rows: int) -> None:
-        shape = (n_rows, SDSS_N_PIXELS)
+    def __init__(self, n_rows: int, grid: NativeGrid) -> None:
+        shape = (n_rows, grid.n_pixels)
+        self.grid = grid
         self.flux = np.zeros(shape, np.float32)
         self.ivar = np.zeros(shape, np.float32)
         self.mask_bits = np.zeros(shape, np.uint32)
         self.status: list[dict[str, Any]] = [{} for _ in range(n_rows)]
         self.lines: list[dict[str, Any]] = [{} for _ in range(n_rows)]
 
-    def arrays_at(self, rows: Any) -> tuple[Any, Any, Any]:
-        return self.flux[rows], self.ivar[rows], self.mask_bits[rows]
+    def fill(self, rows: NDArray[np.int64], block: SpectraBlock) -> None:
+        """Take the spectra of a file; one that cannot be used stays as a row with ivar 0."""
+        place_rows(block, self.grid, rows, (self.flux, self.ivar, self.mask_bits))
+        for i, row in enumerate(rows.tolist()):
+            self.status[row] = _status(block.reason[i], block.message[i], int(block.n_repaired[i]))
+            if block.lines and block.lines[i] is not None and not block.reason[i]:
+                self.lines[row] = dict(block.lines[i] or {}) | {"measured": True}
 
-    def keep(self, row: int, n_repaired: int) -> None:
-        self.status[row] = _status("kept", "", "", n_repaired)
+    def refuse(self, rows: NDArray[np.int64], reason: str, message: str) -> None:
+        """A file that cannot be read: its rows stay, with ivar 0 and the reason."""
+        for row in rows.tolist():
+            self.status[row] = _status(reason, message, 0)
 
-    def quarantine(self, row: int, reason: str, message: str) -> None:
-        """Keep the row without a spectrum: ivar 0 throughout, with its reason."""
-        for array in (self.flux, self.ivar, self.mask_bits):
-            array[row] = 0
-        self.status[row] = _status("quarantined", str(reason), message, 0)
+    def checksum(self) -> None:
+        """Note what each spectrum is, where it is not stored."""
+        for row, status in enumerate(self.status):
+            status["checksum"] = spectrum_digest(*(getattr(self, name)[row] for name in ARRAYS))
 
 
-def _status(status: str, reason: str, message: str, n_repaired: int) -> dict[str, Any]:
-    return {"status": status, "reason": reason, "message": message, "n_repaired": n_repaired}
+def _status(reason: str, message: str, n_repaired: int) -> dict[str, Any]:
+    status = "quarantined" if reason else "kept"
+    return {"status": status, "reason": str(reason), "message": message,
+            "n_repaired": n_repaired, "checksum": ""}  # fmt: skip
 
 
 def write_arrays(task: ArrayTask) -> dict[str, int]:
@@ -108,82 +113,37 @@ def write_arrays(task: ArrayTask) -> dict[str, int]:
         Rows by status.
     """
     if not task.part.is_file():
-        block = _read(task)
-        for name in ("flux", "ivar", "mask_bits"):
-            write_shard(task.arrays, name, task.shard, getattr(block, name))
-        write_table(task.lines, _lines_table(block))
-        write_table(task.part, pa.Table.from_pylist(block.status, schema=STATUS))
+        found = _read(task)
+        if task.arrays is None:
+            found.checksum()
+        else:
+            for name in ARRAYS:
+                write_shard(task.arrays, name, task.shard, getattr(found, name))
+        write_table(task.lines, _lines_table(found))
+        write_table(task.part, pa.Table.from_pylist(found.status, schema=STATUS))
     return dict(Counter(read_table(task.part, ["status"])["status"].to_pylist()))
 
 
-def _read(task: ArrayTask) -> _Block:
-    rows = read_table(task.rows, ["source_file", "source_row"]).slice(
-        task.shard.start, task.shard.n_rows
-    )
-    files, fibers = column(rows, "source_file").astype(str), column(rows, "source_row")
-    block = _Block(task.shard.n_rows)
-    for name in dict.fromkeys(files.tolist()):
-        here = np.flatnonzero(files == name)
-        path = task.file(name)
+def _read(task: ArrayTask) -> _Shard:
+    table = read_table(task.rows, PLACE)
+    ids = column(table, "source_row")
+    found = _Shard(task.shard.n_rows, NATIVE_GRIDS[task.grid])
+    for (kind, name), rows in files_of(table).items():
         try:
-            if fibers[here[0]] > 0:
-                _fill_from_plate(block, path, here, fibers[here])
-            else:
-                _fill_from_spec(block, path, int(here[0]))
+            block = FORMATS[kind].read(locate(task.roots, name), ids[rows])
+            found.fill(rows, block)
         except BadSpectrumError as error:
-            for row in here:
-                block.quarantine(int(row), error.reason, error.message)
+            found.refuse(rows, error.reason, error.message)
         except OSError as error:
-            for row in here:
-                block.quarantine(int(row), Reason.UNREADABLE, f"{error.strerror or error}")
-    return block
+            found.refuse(rows, Reason.UNREADABLE, f"{error.strerror or error}")
+    return found
 
 
-def _fill_from_spec(block: _Block, path: Path, row: int) -> None:
-    spec = read_spec(path, want_lines=True)
-    arrays = spec.arrays
-    place_on_native(
-        arrays.first_pixel, (arrays.flux, arrays.ivar, arrays.mask_bits), block.arrays_at(row)
-    )
-    if spec.lines is not None:
-        block.lines[row] = spec.lines | {"measured": True}
-    if is_outside_native_grid(arrays.first_pixel, arrays.ivar):
-        block.quarantine(row, Reason.OUTSIDE_NATIVE_GRID, "data outside 3532-10508 Å")
-    else:
-        block.keep(row, spec.n_repaired)
-
-
-def _fill_from_plate(block: _Block, path: Path, here: Any, fibers: Any) -> None:
-    try:
-        plate = read_plate(path, fibers)
-    except BadSpectrumError as error:
-        if error.reason != Reason.ROW_WITHOUT_FIBRE:
-            raise
-        # Rows of a catalogue may name fibres that the file lacks; the others are fine.
-        there = np.isin(fibers, read_plate(path).fiber)
-        for row, fiber in zip(here[~there], fibers[~there], strict=True):
-            block.quarantine(int(row), error.reason, f"the plate file has no fibre {fiber}")
-        if there.any():
-            _fill_from_plate(block, path, here[there], fibers[there])
-        return
-    out = np.zeros((3, len(here), SDSS_N_PIXELS), np.float32)
-    bits = np.zeros((len(here), SDSS_N_PIXELS), np.uint32)
-    place_on_native(
-        plate.first_pixel, (plate.flux, plate.ivar, plate.mask_bits), (out[0], out[1], bits)
-    )
-    block.flux[here], block.ivar[here], block.mask_bits[here] = out[0], out[1], bits
-    for i, row in enumerate(here):
-        if plate.reason[i]:
-            message = f"fibre {fibers[i]}: no usable pixel"
-            block.quarantine(int(row), plate.reason[i], message)
-        else:
-            block.keep(int(row), int(plate.n_repaired[i]))
-
-
-def _lines_table(block: _Block) -> pa.Table:
+def _lines_table(found: _Shard) -> pa.Table:
     rows = [
-        {name: found.get(name, np.nan) for name in MEASURED}
-        | {"measured": bool(found.get("measured", False)), "source": found.get("source", "")}
-        for found in block.lines
-    ]
+        {name: each.get(name, np.nan) for name in MEASURED}
+        | {"measured": bool(each.get("measured", False)), "source": each.get("source", ""),
+           "broad": False}
+        for each in found.lines
+    ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=LINES.arrow())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from spectra_scale.compute.place import Place, Work
@@ -32,10 +33,10 @@ from spectra_scale.stages.prepare.selection import Cuts, select_rows
 from spectra_scale.store.arrays import Layout
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.schema import DROPPED, INDEX
 from spectra_scale.store.tables import read_table, write_table
+from spectra_scale.surveys.release import Release
 from spectra_scale.surveys.sdss import SpectrumArrays
 
 VERSION = 1
@@ -104,7 +105,7 @@ def run(
     tasks = _rest_tasks(inputs, selections, config, out)
     work = Work("prepare (rest frame)", "spectra", [task.n_rows for task in tasks])
     counts = place.map(partial(rest_shard, config), tasks, work)
-    kept = _kept_rows(tasks, inputs.labels.path / OBJECTS)
+    kept = _kept_rows(tasks, inputs)
     dropped = _dropped_rows(tasks, selections)
     removed = _count(dropped)
     n_in = sum(release.n_rows for release in inputs.releases)
@@ -149,10 +150,8 @@ def _rest_tasks(
             inside = (cuts.rows >= shard.start) & (cuts.rows < shard.stop)
             tasks.append(
                 RestTask(
-                    arrays=release.arrays.resolve(),
-                    first_pixel=release.first_pixel,
                     release=release.name,
-                    rows=cuts.rows[inside],
+                    spectra=release.rows(cuts.rows[inside]),
                     redshift=cuts.redshift[inside],
                     extinction=cuts.extinction[inside] if config.deredden else None,
                     keys=cuts.table["spectrum_key"].take(pa.array(np.flatnonzero(inside))),
@@ -162,13 +161,15 @@ def _rest_tasks(
     return tasks
 
 
-def _kept_rows(tasks: Sequence[RestTask], labels: Path) -> pa.Table:
+def _kept_rows(tasks: Sequence[RestTask], inputs: PrepareInputs) -> pa.Table:
     """Rows that passed all cuts, with catalogue columns and labels, in the order of the parts."""
     parts = []
+    labels = inputs.labels.path / OBJECTS
+    paths = {release.name: release.path for release in inputs.releases}
     catalogues: dict[str, tuple[pa.Table, pa.Table]] = {}
     for task in tasks:
         if task.release not in catalogues:
-            catalogue = read_table(task.arrays.parent / "catalogue.parquet")
+            catalogue = read_table(paths[task.release] / "catalogue.parquet")
             marks = read_table(labels / f"{task.release}.parquet", ["spectrum_key", "label"])
             if not marks["spectrum_key"].equals(catalogue["spectrum_key"]):
                 msg = f"{labels}: keys differ from release {task.release}'s. Rebuild the labels."
@@ -192,13 +193,15 @@ def _superseded(kept: pa.Table, releases: Sequence[Release]) -> NDArray[np.bool_
 
     A newer reduction that was rejected says that the older one is not to be trusted either.
     """
-    names, keys = column(kept, "release"), column(kept, "spectrum_key").astype(str)
+    names = column(kept, "release")
     old = np.zeros(kept.num_rows, dtype=bool)
-    later: set[str] = set()
+    later = pa.array([], pa.string())
     for release in reversed(releases):
         mine = np.flatnonzero(names == release.name)
-        old[mine] = [key in later for key in keys[mine].tolist()]
-        later |= set(release.catalogue["spectrum_key"].to_pylist())
+        keys = kept["spectrum_key"].take(pa.array(mine))
+        old[mine] = pc.is_in(keys, value_set=later).to_numpy()
+        theirs = read_table(release.path / "catalogue.parquet", ["spectrum_key"])["spectrum_key"]
+        later = pa.concat_arrays([later, theirs.combine_chunks()])
     return old
 
 
@@ -224,11 +227,15 @@ def _nothing_left(n_in: int, removed: dict[str, int]) -> str:
 
 def _facts(index: pa.Table) -> dict[str, int]:
     split = index["split"].to_pylist()
+    current = ~column(index, "superseded").astype(bool)
+    objects = len(np.unique(column(index, "sky_id")[current]))
     return {
         "train": split.count("train"),
         "validation": split.count("validation"),
         "superseded": sum(index["superseded"].to_pylist()),
-        "objects": len(set(index["sky_id"].to_pylist())),
+        "objects": objects,
+        # Further observations of an object that is in the sample already.
+        "repeats": int(current.sum()) - objects,
     }
 
 

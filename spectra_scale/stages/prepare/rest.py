@@ -15,9 +15,9 @@ from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
 from spectra_scale.spectrum.quality import Quality
-from spectra_scale.store.release import read_native
 from spectra_scale.store.schema import DROPPED
 from spectra_scale.store.tables import read_table, write_table
+from spectra_scale.surveys.native import NativeRows
 
 #: Spectra shifted at once: bounds the memory of a task at any shard size.
 BLOCK = 1024
@@ -31,20 +31,20 @@ class RestTask:
 
     Parameters
     ----------
-    arrays, first_pixel, release
-        The release's Zarr group, native pixel of its first column, its name.
-    rows, redshift, keys
-        Row numbers, their redshifts and keys.
+    release
+        Name of the release.
+    spectra
+        Native spectra of the rows.
+    redshift, keys
+        Redshift and key of each row.
     extinction
         E(B−V) of each, or None for no dereddening.
     part
         Folder of this task's results.
     """
 
-    arrays: Path
-    first_pixel: int
     release: str
-    rows: NDArray[np.int64]
+    spectra: NativeRows
     redshift: NDArray[np.float64]
     extinction: NDArray[np.float64] | None
     keys: pa.Array
@@ -53,7 +53,12 @@ class RestTask:
     @property
     def n_rows(self) -> int:
         """Rows to shift."""
-        return len(self.rows)
+        return len(self.spectra)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row numbers in the release."""
+        return self.spectra.numbers
 
     @property
     def kept(self) -> Path:
@@ -112,7 +117,7 @@ def _shift(
 def _factor(task: RestTask, part: slice, observed: ObservedSpectra) -> NDArray[np.float64] | None:
     if task.extinction is None:
         return None
-    return dereddening(task.extinction[part], observed.first_pixel, observed.flux.shape[1])
+    return dereddening(task.extinction[part], observed.edges)
 
 
 def how(config: PrepareSection) -> Preprocess:
@@ -126,19 +131,8 @@ def how(config: PrepareSection) -> Preprocess:
 
 
 def _read(task: RestTask, part: slice) -> ObservedSpectra:
-    rows = task.rows[part]
-    # Neighbouring rows lie in the same compressed chunk: read the span, then pick.
-    span = slice(int(rows[0]), int(rows[-1]) + 1)
-    keys = np.full(span.stop - span.start, "", dtype=object)
-    block = read_native(task.arrays, task.first_pixel, span, keys)
-    pick = rows - span.start
-    return ObservedSpectra(
-        np.array(task.keys[part.start : part.stop].to_pylist(), dtype=object),
-        task.first_pixel,
-        block.flux[pick],
-        block.ivar[pick],
-        block.mask_bits[pick],
-    )
+    keys = np.array(task.keys[part.start : part.stop].to_pylist(), dtype=object)
+    return task.spectra.read(part, keys)
 
 
 def luminosity_factor(redshift: NDArray[np.float64]) -> NDArray[np.float64]:

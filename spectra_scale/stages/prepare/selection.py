@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.config import PrepareSection
 from spectra_scale.store.objects import column
-from spectra_scale.store.release import Release
+from spectra_scale.surveys.release import Release
 
 Bools = NDArray[np.bool_]
 
@@ -120,6 +120,7 @@ def _cuts(
     primary, quality, target = (
         values("specprimary"), values("platequality"), values("targettype")
     )  # fmt: skip
+    fiberstatus = values("fiberstatus")
     everything = np.ones(len(z), dtype=bool)
     ebv_known = np.isfinite(values("ebv").astype(np.float64)) if config.deredden else everything
     return [
@@ -137,6 +138,11 @@ def _cuts(
             "plate quality",
             np.isin(quality.astype(str), ("good", "")) | (not config.require_good_plate),
             quality,
+        ),
+        (
+            "fibre status",
+            np.isin(fiberstatus, (0, -1)) | (not config.require_good_fiber),
+            fiberstatus,
         ),
         ("no E(B-V)", ebv_known, values("ebv")),
     ]

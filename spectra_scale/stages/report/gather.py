@@ -17,10 +17,10 @@ from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import LineMeasurements
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column, columns_of, read_objects
-from spectra_scale.store.release import Release
 from spectra_scale.store.run import OBJECTS, Run
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import read_table
+from spectra_scale.surveys.release import Release
 
 #: Spectra shown in figures 12 and 13.
 N_SHOWN = 16
