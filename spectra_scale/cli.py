@@ -245,8 +245,11 @@ def mock(
     desi_fraction: Annotated[
         float | None, typer.Option(help="Share of DESI spectra. [default: 0]")
     ] = None,
+    sdssv_fraction: Annotated[
+        float | None, typer.Option(help="Share of SDSS-V spectra. [default: 0]")
+    ] = None,
     survey: Annotated[
-        str | None, typer.Option(help="One survey only: sdss (legacy), boss or desi.")
+        str | None, typer.Option(help="One survey only: sdss (legacy), boss, desi or sdssv.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
     plates: Annotated[
@@ -270,8 +273,9 @@ def mock(
     from spectra_scale.mock.settings import chosen_fractions, default_spec_files, whole_numbers
     from spectra_scale.stages import mock as stage
 
-    shares = chosen_fractions(survey, boss_fraction, desi_fraction)
-    n_spec = default_spec_files(n, shares["desi_fraction"]) if spec_files is None else spec_files
+    shares = chosen_fractions(survey, boss_fraction, desi_fraction, sdssv_fraction)
+    others = shares["desi_fraction"], shares["sdssv_fraction"]
+    n_spec = default_spec_files(n, *others) if spec_files is None else spec_files
     values: dict[str, Any] = {
         "path": path,
         "n_spectra": n,

@@ -39,6 +39,9 @@ class MockSection(Settings):
     desi_fraction: Fraction = Field(
         0.0, description="share observed with DESI, in healpixels; the rest are legacy spectra"
     )
+    sdssv_fraction: Fraction = Field(
+        0.0, description="share of SDSS-V: the BOSS spectrograph, one file for each spectrum"
+    )
     seed: int = Field(1, ge=0, description="seed of the release; same seed, same files")
     class_fractions: dict[str, float] | None = Field(
         None, description="shares of the kinds of objects, of sum 1; none: the paper's"
