@@ -216,10 +216,20 @@ def table_header(
     return header(found)
 
 
-def table_rows(rows: NDArray[Any]) -> bytes:
-    """Bytes of the rows of a table: texts padded with blanks, unsigned integers shifted."""
+def table_rows(rows: NDArray[Any], *, blanks: bool = True) -> bytes:
+    """Bytes of the rows of a table: unsigned integers shifted, logical values as letters.
+
+    Parameters
+    ----------
+    rows
+        Records of a `table_type`.
+    blanks
+        Whether texts are padded with blanks, as IDL and the archive's C programs do; with NULs
+        otherwise, as Python's.
+    """
     kinds = {name: rows.dtype[name] for name in rows.dtype.names or ()}
-    special = [n for n, kind in kinds.items() if kind.kind in "Sb" or kind.str == ">u8"]
+    letters = "Sb" if blanks else "b"
+    special = [n for n, kind in kinds.items() if kind.kind in letters or kind.str == ">u8"]
     if not special:
         return rows.tobytes()
     out = rows.copy()

@@ -1,4 +1,4 @@
-"""One plate put together: fibres, objects, light, exposure and measurements."""
+"""One plate or field put together: fibres, objects, light, exposure and measurements."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from spectra_scale.mock.objects import Objects
 from spectra_scale.mock.population import Floats
 from spectra_scale.mock.positions import positions
 from spectra_scale.mock.redshifts import Redshifts, find_redshifts
+from spectra_scale.mock.reductions import reduce_with
 from spectra_scale.mock.scene import Scene, look
 from spectra_scale.mock.settings import MockSettings, MockTask
 
@@ -100,7 +101,7 @@ class Observation:
 def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     """Draw, light up, expose and measure the objects of `task`."""
     rng = task.noise_rng()
-    instrument = spectrograph(task.survey, rng)
+    instrument = spectrograph(task.spectrograph, rng)
     scene = look(task, settings)
     objects = scene.objects
     fiber, sky_fiber = _fibers(task, settings, rng)
@@ -117,7 +118,9 @@ def observe_plate(task: MockTask, settings: MockSettings) -> Observation:
     model[row] = scene.render(log_wave, sigma)
     exposure = observe(model, artefact, instrument, rng)
     _refit_steps(exposure, model, artefact)
-    found = find_redshifts(objects, settings, rng, survey=task.survey)
+    found = find_redshifts(objects, settings, rng, survey=task.spectrograph)
+    if task.layout == "field":
+        found = reduce_with(exposure, found, task, settings)
     measured = measure(log_wave, exposure.flux[row], exposure.ivar[row], found.z, sigma)
     classes, subclass = pipeline_class(objects, measured)
     centre, ra, dec = positions(task)
@@ -171,7 +174,7 @@ def _refit_steps(exposure: Exposure, light: Singles, artefact: Ints) -> None:
 
 
 def _fibers(task: MockTask, settings: MockSettings, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    if task.layout == "spec":
+    if task.layout in {"spec", "field"}:
         # Scattered spectra of a plate, as they come from a query.
         drawn = rng.choice(settings.fibers(task.survey), task.n_science, replace=False) + 1
         return np.sort(drawn).astype(np.int64), np.zeros(0, dtype=np.int64)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.mock import fits
-from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.settings import MockSettings, as_dict
 from spectra_scale.mock.task import MockTask
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _opened(folder: Path, task: MockTask) -> Iterator[Any]:
 
 
 def _origin(task: MockTask, settings: MockSettings) -> str:
-    return json.dumps([asdict(task), asdict(settings)], sort_keys=True)
+    return json.dumps([asdict(task), as_dict(settings)], sort_keys=True)
 
 
 def sizes_of(folder: Path, tasks: Sequence[MockTask]) -> dict[str, int]:

@@ -66,7 +66,8 @@ def obj_id(fields: Ints, sky_version: int = SKY_VERSION, rerun: int = RERUN) -> 
 def n_observations(task: MockTask, settings: MockSettings) -> Ints:
     """How often the release's plates and spec files observe each object of `task`; shape (n,).
 
-    A healpixel that observes them too is none of them: specObj knows no DESI.
+    A healpixel or field that observes them too is none of them: specObj knows neither DESI nor
+    SDSS-V.
     """
     found = np.ones(task.n_science, dtype=np.int64)
     index = chosen_objects(task)
@@ -82,5 +83,5 @@ def _repeats(settings: str) -> tuple[tuple[int, int], ...]:
     return tuple(
         (task.source_plate, task.n_science)
         for task in plan(MockSettings(**json.loads(settings)))
-        if task.is_repeat and task.layout != "healpix"
+        if task.is_repeat and task.layout == "plate"
     )

@@ -1,4 +1,4 @@
-"""The list of tasks that the settings of a mock release mean: its plates and healpixels."""
+"""The list of tasks that the settings of a mock release mean: plates, healpixels and fields."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import lru_cache
 from math import ceil
 
 from spectra_scale.errors import UsageError
+from spectra_scale.mock.fields import plan_fields
 from spectra_scale.mock.positions import count_inside, own_pixels, pixel_over
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.mock.task import SURVEYS, Layout, MockTask, Program, Survey, pixel_number
@@ -33,7 +34,7 @@ _OTHER: dict[Program, Program] = {"bright": "dark", "dark": "bright"}
 
 
 def plan(settings: MockSettings) -> list[MockTask]:
-    """List the plates and healpixels of a release, in the order of its catalogue.
+    """List the plates, healpixels and fields of a release, in the order of its catalogues.
 
     Each depends on its own number and the seed alone, so that a part can be written by itself, in
     any order, on any worker.
@@ -48,26 +49,26 @@ def plan(settings: MockSettings) -> list[MockTask]:
         If there are more plates than plate numbers kept for them.
     """
     n_repeat = round(settings.repeat_fraction * settings.n_spectra)
-    n_plate = settings.n_spectra - settings.n_spec_files
+    n_plate = max(settings.n_spectra - settings.n_spec_files - settings.n_sdssv, 0)
     tasks = _observed_once(settings, max(n_plate - n_repeat, 0))
     repeats = _repeats(settings, tasks, n_repeat)
     if _n_science(repeats) != n_repeat:
         # A tiny release has too few objects to observe so many again: none is repeated.
-        return _observed_once(settings, n_plate)
-    return tasks + repeats
+        tasks, repeats = _observed_once(settings, n_plate), []
+    return tasks + repeats + plan_fields(settings, tasks)
 
 
 def select(
     tasks: Sequence[MockTask], plates: Sequence[int] | None, healpix: Sequence[int] | None
 ) -> list[MockTask]:
-    """Some parts of a release: these plates, and these healpixels in both programs.
+    """Some parts of a release: these plates or fields, and these healpixels in both programs.
 
     Parameters
     ----------
     tasks
         ``plan(settings)``.
     plates, healpix
-        Plate numbers and nested pixels; all tasks if there are neither.
+        Numbers of plates or fields, and nested pixels; all tasks if there are neither.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def select(
 def _observed_once(settings: MockSettings, n_plate: int) -> list[MockTask]:
     n_desi = min(round(settings.desi_fraction * settings.n_spectra), n_plate)
     # Spec files have no DESI: their share of BOSS is that among the other two.
-    rest = max(1 - settings.desi_fraction, 1e-9)
+    rest = max(1 - settings.desi_fraction - settings.sdssv_fraction, 1e-9)
     tasks: list[MockTask] = []
     layouts: tuple[tuple[Layout, int], ...] = (
         ("plate", n_plate - n_desi),

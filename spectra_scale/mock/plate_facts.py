@@ -54,12 +54,12 @@ def plate_facts(task: MockTask) -> PlateFacts:
     """Draw the quality of a plate from its number and the seed, repeat or not."""
     rng = np.random.default_rng((task.seed, task.plate, 8))
     chance = float(rng.random())
-    bad, marginal = _BAD[task.survey], _MARGINAL[task.survey]
+    bad, marginal = _BAD[task.spectrograph], _MARGINAL[task.spectrograph]
     quality = "bad" if chance < bad else "marginal" if chance < bad + marginal else "good"
-    low, high = _DEPTH[task.survey, quality]
+    low, high = _DEPTH[task.spectrograph, quality]
     # Most plates were exposed until they were just deep enough.
     worst = low + (high - low) * float(rng.random()) ** 1.7
-    bands = np.array(_BANDS[task.survey]) * 10 ** rng.uniform(0, 0.08, (2, 3))
+    bands = np.array(_BANDS[task.spectrograph]) * 10 ** rng.uniform(0, 0.08, (2, 3))
     depth = worst * bands / bands.min()
     names = [f"SPEC{i}_{band}" for i in (1, 2) for band in "GRI"]
     values = (round(float(value), 4) for value in depth.ravel())

@@ -56,7 +56,7 @@ class MockCounts:
 
 
 def write_plate(task: MockTask, folder: Path, settings: MockSettings) -> MockCounts:
-    """Write all files of a plate or healpixel, and its part of the tables, whatever is there.
+    """Write all files of a plate, healpixel or field, and its part of the tables, in any case.
 
     The same task and settings give the same bytes wherever and whenever they run; every file is
     renamed into place when whole, the part file last.
@@ -79,6 +79,10 @@ def write_plate(task: MockTask, folder: Path, settings: MockSettings) -> MockCou
         from spectra_scale.mock.desi_files import write_healpix
 
         counts = _counts(task, *write_healpix(task, folder, settings))
+    elif task.layout == "field":
+        from spectra_scale.mock.sdssv_files import write_field
+
+        counts = _counts(task, *write_field(task, folder, settings))
     else:
         counts = _write_sdss(task, folder, settings)
     log.info("mock plate=%s files=%d spectra=%d", task.name, counts.n_files, counts.n_spectra)

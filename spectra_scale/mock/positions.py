@@ -12,17 +12,22 @@ from spectra_scale.mock.task import NSIDE, MockTask
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 PLATE_RADIUS_DEG = 1.45
+# Farthest that two catalogues have one object from another.
+_CATALOGUE_OFFSET_DEG = 0.3 / 3600
 
 
 def positions(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
     """Sky positions of the science spectra of `task`, the same for repeats.
 
-    Objects are uniform within a plate's radius or within a healpixel.
+    Objects are uniform within a plate's radius or within a healpixel. SDSS-V has its own catalogue
+    of those that a plate observes too: up to 0.3 arcsec from the plate's.
 
     Returns
     -------
         Centre (RA, Dec) of the plate or pixel, and RA and Dec of shape (n_science,), all in deg.
     """
+    if task.layout == "field":
+        return _in_field(task)
     if task.layout != "healpix":
         centre, ra, dec = _on_plate(task)
         return centre, ra[: task.n_science], dec[: task.n_science]
@@ -88,6 +93,17 @@ def _on_plate(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
     dec = dec0 + radius * np.sin(angle)
     ra = ra0 + radius * np.cos(angle) / np.cos(np.radians(dec))
     return (ra0, dec0), ra, dec
+
+
+def _in_field(task: MockTask) -> tuple[tuple[float, float], Floats, Floats]:
+    centre, ra, dec = _on_plate(task)
+    ra, dec = ra[: task.n_science], dec[: task.n_science]
+    if not task.is_repeat:
+        return centre, ra, dec
+    chance, angle = task.pointing_rng().random((2, task.n_science))
+    offset = _CATALOGUE_OFFSET_DEG * np.sqrt(chance)
+    north, east = offset * np.sin(2 * np.pi * angle), offset * np.cos(2 * np.pi * angle)
+    return centre, ra + east / np.cos(np.radians(dec)), dec + north
 
 
 def _in_pixel(task: MockTask) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from spectra_scale.mock.columns import CATALOGUE, PORTSMOUTH
 from spectra_scale.mock.desi_columns import FASTSPEC, METADATA, ZCATALOG, unit_cards
 from spectra_scale.mock.parts import is_written
 from spectra_scale.mock.plan import plan
-from spectra_scale.mock.settings import MockSettings
+from spectra_scale.mock.sdssv_columns import tables_of
+from spectra_scale.mock.sdssv_files import summary_cards
+from spectra_scale.mock.sdssv_names import summary_file
+from spectra_scale.mock.settings import MockSettings, as_dict
 from spectra_scale.mock.task import MockTask
 from spectra_scale.store.lock import LOCK
 
@@ -58,10 +61,12 @@ def check_folder(folder: Path, settings: MockSettings) -> bool:
         _check_empty(folder)
         return False
     name, content = found
-    wanted = {"format": FORMAT, "settings": asdict(settings)}
+    wanted = {"format": FORMAT, "settings": as_dict(settings)}
     if {key: content.get(key) for key in wanted} != wanted:
         others = content.get("settings")
-        known = others if isinstance(others, dict) else {}
+        # What a release without SDSS-V does not record is as usual there.
+        usual = asdict(MockSettings()).items() - as_dict(MockSettings()).items()
+        known = dict(usual) | (others if isinstance(others, dict) else {})
         changed = [key for key, value in asdict(settings).items() if known.get(key) != value]
         message = (
             f"{folder} holds a mock release of other settings (differing: "
@@ -134,7 +139,7 @@ def begin(folder: Path, settings: MockSettings) -> None:
         As `check_folder`.
     """
     check_folder(folder, settings)
-    text = json.dumps({"format": FORMAT, "settings": asdict(settings)}, indent=1)
+    text = json.dumps({"format": FORMAT, "settings": as_dict(settings)}, indent=1)
     fits.write_atomically(folder / BEGUN, [(text + "\n").encode()])
 
 
@@ -218,21 +223,22 @@ def _write_tables(
     folder: Path, tasks: Sequence[MockTask], settings: MockSettings
 ) -> dict[str, Any]:
     sizes = parts.sizes_of(folder, tasks)
-    for file, tables in _TABLES.items():
-        there = [table for table in tables if table[0] in sizes]
+    for file in _files(settings):
+        there = [table for table in file.tables if table.rows in sizes]
         if there:
             hdus = (
-                _table(kind, sizes[name], parts.rows_of(folder, tasks, name), extension)
-                for name, extension, kind in there
+                _table(table, sizes[table.rows], parts.rows_of(folder, tasks, table.rows))
+                for table in there
             )
-            fits.write_atomically(folder / file, chain([fits.primary()], *hdus))
+            primary = fits.primary(file.cards)
+            fits.write_atomically(folder / file.path, chain([primary], *hdus))
     if "cas" in sizes:
         fits.write_atomically(folder / CAS_FILE, _csv(parts.rows_of(folder, tasks, "cas")))
     counts = _write_truth(folder, tasks)
     names = [task.name for task in tasks]
     return {
         "format": FORMAT,
-        "settings": asdict(settings),
+        "settings": as_dict(settings),
         "whole": {task.name for task in plan(settings)} <= set(names),
         "n_plates": len(tasks),
         "n_spectra": sizes.get("truth", 0),
@@ -242,24 +248,46 @@ def _write_tables(
     }
 
 
-# Of each file, its tables: the name that their rows have in the parts, EXTNAME and columns.
-_TABLES: dict[str, tuple[tuple[str, str, np.dtype[Any]], ...]] = {
-    CATALOGUE_FILE: (("catalogue", "", CATALOGUE),),
-    LINES_FILE: (("lines", "", PORTSMOUTH),),
-    ZCATALOG_FILE: (("zcatalog", "ZCATALOG", ZCATALOG),),
-    FASTSPEC_FILE: (("fastspec", "FASTSPEC", FASTSPEC), ("metadata", "METADATA", METADATA)),
-}
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table: the name that its rows have in the parts, EXTNAME, columns, how texts end."""
+
+    rows: str
+    extension: str
+    kind: np.dtype[Any]
+    has_units: bool = False
+    blanks: bool = True
 
 
-def _table(
-    kind: np.dtype[Any], n_rows: int, found: Iterator[Rows], name: str = ""
-) -> Iterator[bytes]:
-    # DESI's tables have names and units; those of SDSS have neither.
-    units = unit_cards(kind.names or ()) if name else ()
-    yield fits.table_header(kind, n_rows, name, cards=units)
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    tables: tuple[_Table, ...]
+    cards: Sequence[fits.Card] = ()
+
+
+def _files(settings: MockSettings) -> list[_File]:
+    """Files with the rows of many tasks. DESI's tables have units; those of SDSS have none."""
+    fastspec = _Table("fastspec", "FASTSPEC", FASTSPEC, has_units=True)
+    metadata = _Table("metadata", "METADATA", METADATA, has_units=True)
+    is_dr18 = settings.sdssv_release == "dr18"
+    summary = tables_of(settings.sdssv_release).summary
+    spall = _Table("spall", "" if is_dr18 else "SPALL", summary, blanks=is_dr18)
+    return [
+        _File(CATALOGUE_FILE, (_Table("catalogue", "", CATALOGUE),)),
+        _File(LINES_FILE, (_Table("lines", "", PORTSMOUTH),)),
+        _File(ZCATALOG_FILE, (_Table("zcatalog", "ZCATALOG", ZCATALOG, has_units=True),)),
+        _File(FASTSPEC_FILE, (fastspec, metadata)),
+        _File(str(summary_file(settings)), (spall,), summary_cards(settings)),
+    ]
+
+
+def _table(table: _Table, n_rows: int, found: Iterator[Rows]) -> Iterator[bytes]:
+    units = unit_cards(table.kind.names or ()) if table.has_units else ()
+    yield fits.table_header(table.kind, n_rows, table.extension, cards=units)
     size = 0
     for rows in found:
-        data = fits.table_rows(rows)
+        data = fits.table_rows(rows, blanks=table.blanks)
         size += len(data)
         yield data
     yield b"\0" * (-size % 2880)

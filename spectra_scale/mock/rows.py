@@ -71,7 +71,7 @@ def target_names(seen: Observation) -> NDArray[np.str_]:
     return target_classes(seen.task, o.kind, o.redshift, o.magnitude, o.as_galaxy)
 
 
-def _signal_to_noise(seen: Observation) -> tuple[Floats, Floats]:
+def signal_to_noise(seen: Observation) -> tuple[Floats, Floats]:
     """Median S/N a pixel over all of a spectrum (n,) and in five bands (n, 5)."""
     wave = seen.instrument.wave
     edges = np.searchsorted(wave, np.array(((0.0, 1e5), *_BANDS)))
@@ -86,10 +86,10 @@ def catalogue_rows(seen: Observation) -> Rows:
     object.
     """
     rows = np.zeros(len(seen.fiber), dtype=CATALOGUE)
-    all_sn, band_sn = _signal_to_noise(seen)
+    all_sn, band_sn = signal_to_noise(seen)
     target = target_names(seen)
     columns = _survey_columns(seen) | _identity_columns(seen) | _target_columns(seen, target)
-    columns |= _place_columns(seen) | _fit_columns(seen, all_sn) | _light_columns(seen)
+    columns |= _place_columns(seen) | fit_columns(seen, all_sn) | light_columns(seen)
     columns |= {"SN_MEDIAN_ALL": all_sn, "SN_MEDIAN": band_sn}
     for name, value in columns.items():
         rows[name] = value
@@ -161,9 +161,9 @@ def focal_plane(ra: Floats, dec: Floats, centre: tuple[float, float]) -> tuple[F
     return np.asarray(MM_A_DEGREE * x), np.asarray(MM_A_DEGREE * (dec - centre[1]))
 
 
-def _fit_columns(seen: Observation, all_sn: Floats) -> dict[str, Any]:
+def fit_columns(seen: Observation, all_sn: Floats) -> dict[str, Any]:
     """Class, redshift and what belongs to the fit."""
-    is_boss, classes = seen.task.survey == "boss", seen.classes
+    is_boss, classes = seen.task.spectrograph == "boss", seen.classes
     template = np.select(
         [classes == "QSO", classes == "STAR"],
         ["spEigenQSO-55732.fits", "spEigenStar-55734.fits"],
@@ -203,7 +203,8 @@ def _dispersion(seen: Observation, all_sn: Floats) -> tuple[Floats, Floats]:
     return np.where(is_galaxy, found, 0), error
 
 
-def _light_columns(seen: Observation) -> dict[str, Any]:
+def light_columns(seen: Observation) -> dict[str, Any]:
+    """Ends of the spectra, masks and fluxes in the bands of the photometric survey."""
     exposure, row, wave = seen.exposure, seen.row, seen.instrument.wave
     band_flux = _band_flux(seen)
     ivar, of_calibration = (20 / band_flux) ** 2, (30 / band_flux) ** 2

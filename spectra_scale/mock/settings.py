@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from spectra_scale.errors import UsageError
 from spectra_scale.mock.kinds import SELECTED, SHARES
@@ -13,12 +14,16 @@ from spectra_scale.mock.task import SURVEYS, MockTask, Survey
 __all__ = [
     "MockSettings",
     "MockTask",
+    "as_dict",
     "chosen_fractions",
     "default_spec_files",
     "plan",
     "survey_fractions",
     "whole_numbers",
 ]
+
+#: RUN2D of SDSS-V by release.
+SDSSV_RUN2D = {"dr18": "v6_0_4", "dr19": "v6_1_3", "dr20": "v6_2_1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class MockSettings:
         Share of a plate's fibres on blank sky.
     desi_fraction
         Share of the spectra from DESI (3600-9824 Å, three arms, healpixels of nside 64 of the
-        bright and the dark program); what neither BOSS nor DESI has is legacy (3800-9200 Å,
-        RUN2D ``26``).
+        bright and the dark program); what neither BOSS nor DESI nor SDSS-V has is legacy
+        (3800-9200 Å, RUN2D ``26``).
     n_full_files
         How many of the spec files have the HDUs of the single exposures too (spec-full).
     fibers_desi
@@ -64,6 +69,16 @@ class MockSettings:
     class_fractions
         Shares of the kinds of `kinds.KINDS` among the objects that are no contaminants; those not
         named have none. None for the paper's.
+    sdssv_fraction
+        Share of the spectra from SDSS-V: one file each, from the BOSS spectrograph.
+    sdssv_release
+        Which reduction of them, and whose names: ``dr18``, ``dr19`` or ``dr20``. The spectra and
+        their keys are the same in all, the reduction differs a little.
+    sdssv_repeat_fraction
+        Share of the SDSS-V spectra whose objects a plate of the release observes too, legacy or
+        BOSS.
+    fibers_sdssv
+        Fibres of a field.
     """
 
     n_spectra: int = 5000
@@ -87,6 +102,10 @@ class MockSettings:
     cosmic_ray_fraction: float = 0.003
     missing_arm_fraction: float = 0.01
     class_fractions: Mapping[str, float] | None = None
+    sdssv_fraction: float = 0.0
+    sdssv_release: str = "dr19"
+    sdssv_repeat_fraction: float = 0.05
+    fibers_sdssv: int = 500
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -94,10 +113,16 @@ class MockSettings:
             if name.endswith("_fraction") and not 0 <= value <= 1:
                 message = f"{name}={value}: expected a share between 0 and 1."
                 raise UsageError(message)
-        if self.boss_fraction + self.desi_fraction > 1 + 1e-9:
+        if self.boss_fraction + self.desi_fraction + self.sdssv_fraction > 1 + 1e-9:
             message = (
-                f"boss_fraction={self.boss_fraction} and desi_fraction={self.desi_fraction} are "
-                "more than all spectra together. Lower either."
+                f"boss_fraction={self.boss_fraction}, desi_fraction={self.desi_fraction} and "
+                f"sdssv_fraction={self.sdssv_fraction} are more than all spectra together. Lower "
+                "one of them."
+            )
+            raise UsageError(message)
+        if self.sdssv_release not in SDSSV_RUN2D:
+            message = (
+                f"sdssv_release={self.sdssv_release!r}: expected one of {', '.join(SDSSV_RUN2D)}."
             )
             raise UsageError(message)
         if self.class_fractions is not None:
@@ -110,20 +135,20 @@ class MockSettings:
                 "spectrum, and no more spec files than spectra. Change either."
             )
             raise UsageError(message)
-        n_sdss = self.n_spectra - round(self.desi_fraction * self.n_spectra)
-        if not 0 <= self.n_full_files <= self.n_spec_files <= n_sdss:
+        n_sdss = self.n_spectra - round(self.desi_fraction * self.n_spectra) - self.n_sdssv
+        if not 0 <= self.n_full_files <= self.n_spec_files <= max(n_sdss, 0):
             message = (
                 f"n_full_files={self.n_full_files}, n_spec_files={self.n_spec_files}, and "
-                f"{n_sdss} spectra that are not DESI's: full files are some of the spec files, "
-                "and those are of legacy and BOSS spectra. Ask for fewer."
+                f"{n_sdss} spectra that are neither DESI's nor SDSS-V's: full files are some of "
+                "the spec files, and those are of legacy and BOSS spectra. Ask for fewer."
             )
             raise UsageError(message)
-        smallest = min(self.fibers_legacy, self.fibers_boss, self.fibers_desi)
-        if smallest < 2 or self.sky_fraction > 0.5:
+        fibers = {name: value for name, value in asdict(self).items() if name.startswith("fibers")}
+        if min(fibers.values()) < 2 or self.sky_fraction > 0.5:
+            words = ", ".join(f"{name}={value}" for name, value in fibers.items())
             message = (
-                f"fibers_legacy={self.fibers_legacy}, fibers_boss={self.fibers_boss}, "
-                f"fibers_desi={self.fibers_desi}, sky_fraction={self.sky_fraction}: a plate needs "
-                "two fibres, half of them on objects."
+                f"{words}, sky_fraction={self.sky_fraction}: a plate needs two fibres, half of "
+                "them on objects."
             )
             raise UsageError(message)
         if self.seed < 0:
@@ -131,21 +156,44 @@ class MockSettings:
             raise UsageError(message)
 
     def fibers(self, survey: Survey) -> int:
-        """Fibres of one plate, or targets of one healpixel, of `survey`."""
+        """Fibres of one plate or field, or targets of one healpixel, of `survey`."""
         _check_survey(survey)
-        found = {"sdss": self.fibers_legacy, "boss": self.fibers_boss, "desi": self.fibers_desi}
+        found = {
+            "sdss": self.fibers_legacy, "boss": self.fibers_boss, "desi": self.fibers_desi,
+            "sdssv": self.fibers_sdssv,
+        }  # fmt: skip
         return found[survey]
 
     def run2d(self, survey: Survey) -> str:
-        """Name of the reduction: `26` for legacy, `v5_13_2` (DR17) for BOSS, `iron` for DESI."""
+        """Name of the reduction: `26` for legacy, `v5_13_2` (DR17) for BOSS, `iron` for DESI.
+
+        That of SDSS-V depends on the release, see `SDSSV_RUN2D`.
+        """
         _check_survey(survey)
-        return {"sdss": "26", "boss": "v5_13_2", "desi": "iron"}[survey]
+        sdssv = SDSSV_RUN2D[self.sdssv_release]
+        return {"sdss": "26", "boss": "v5_13_2", "desi": "iron", "sdssv": sdssv}[survey]
+
+    @property
+    def n_sdssv(self) -> int:
+        """Spectra of SDSS-V."""
+        return round(self.sdssv_fraction * self.n_spectra)
 
     def class_shares(self) -> dict[str, float]:
         """Shares of the kinds of `kinds.SELECTED`, contaminants apart, of sum 1."""
         wanted = SHARES if self.class_fractions is None else self.class_fractions
         total = sum(wanted.values())
         return {kind: wanted.get(kind, 0.0) / total for kind in SELECTED}
+
+
+def as_dict(settings: MockSettings) -> dict[str, Any]:
+    """Settings as a release records them: those of SDSS-V only where it has any.
+
+    A release without SDSS-V says what it said before there was any: it is the same release.
+    """
+    values = asdict(settings)
+    if settings.sdssv_fraction:
+        return values
+    return {name: value for name, value in values.items() if "sdssv" not in name}
 
 
 def _check_survey(survey: str) -> None:
@@ -168,14 +216,14 @@ def survey_fractions(survey: str) -> dict[str, float]:
     Examples
     --------
     >>> survey_fractions("desi")
-    {'boss_fraction': 0.0, 'desi_fraction': 1.0}
+    {'boss_fraction': 0.0, 'desi_fraction': 1.0, 'sdssv_fraction': 0.0}
     """
     _check_survey(survey)
-    return {"boss_fraction": float(survey == "boss"), "desi_fraction": float(survey == "desi")}
+    return {f"{name}_fraction": float(survey == name) for name in SURVEYS if name != "sdss"}
 
 
 def chosen_fractions(
-    survey: str | None, boss: float | None, desi: float | None
+    survey: str | None, boss: float | None, desi: float | None, sdssv: float | None = None
 ) -> dict[str, float]:
     """Shares of the surveys as they were asked for: by one survey, or by shares, not by both.
 
@@ -183,7 +231,7 @@ def chosen_fractions(
     ----------
     survey
         The only survey, or None.
-    boss, desi
+    boss, desi, sdssv
         Shares; None for the usual ones.
 
     Raises
@@ -194,9 +242,9 @@ def chosen_fractions(
     Examples
     --------
     >>> chosen_fractions(None, 0.5, None)
-    {'boss_fraction': 0.5, 'desi_fraction': 0.0}
+    {'boss_fraction': 0.5, 'desi_fraction': 0.0, 'sdssv_fraction': 0.0}
     """
-    given = {"boss_fraction": boss, "desi_fraction": desi}
+    given = {"boss_fraction": boss, "desi_fraction": desi, "sdssv_fraction": sdssv}
     shares = {name: share for name, share in given.items() if share is not None}
     if survey is None:
         usual = MockSettings()
@@ -212,17 +260,17 @@ def chosen_fractions(
     return found
 
 
-def default_spec_files(n_spectra: int, desi_fraction: float) -> int:
+def default_spec_files(n_spectra: int, desi_fraction: float, sdssv_fraction: float = 0.0) -> int:
     """Single spectrum files of a release whose number nobody names: 200, if there are so many.
 
     Examples
     --------
-    >>> default_spec_files(5000, 0.0), default_spec_files(100, 0.5)
-    (200, 50)
+    >>> default_spec_files(5000, 0.0), default_spec_files(100, 0.5), default_spec_files(100, 0, 1)
+    (200, 50, 0)
     """
     # What is no share is refused elsewhere, by name.
-    share = desi_fraction if 0 <= desi_fraction <= 1 else 0.0
-    return max(min(200, n_spectra - round(share * n_spectra)), 0)
+    shares = (share for share in (desi_fraction, sdssv_fraction) if 0 <= share <= 1)
+    return max(min(200, n_spectra - sum(round(share * n_spectra) for share in shares)), 0)
 
 
 def whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

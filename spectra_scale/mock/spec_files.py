@@ -26,6 +26,8 @@ Rows = NDArray[Any]
 def write_spec_files(seen: Observation, rows: Rows, folder: Path) -> list[int]:
     """Write one file for each science spectrum.
 
+    Texts of BOSS files end in NULs, those of legacy files in blanks.
+
     Parameters
     ----------
     seen, rows
@@ -46,7 +48,7 @@ def write_spec_files(seen: Observation, rows: Rows, folder: Path) -> list[int]:
     wide_header = fits.table_header(wide.dtype, 1, name)
     zlines = zline_rows(seen, rows["SN_MEDIAN_ALL"].astype(np.float64))
     line_header = fits.table_header(zlines.dtype, zlines.shape[1], "SPZLINE")
-    wide_bytes, size = _encoded(wide, is_boss=is_boss), wide.dtype.itemsize
+    wide_bytes, size = fits.table_rows(wide, blanks=not is_boss), wide.dtype.itemsize
     spectrograph = spectrograph_of(seen.fiber, task, seen.settings)
     sizes = []
     for i in range(len(seen.fiber)):
@@ -62,7 +64,7 @@ def write_spec_files(seen: Observation, rows: Rows, folder: Path) -> list[int]:
             wide_header,
             fits.padded(wide_bytes[i * size : (i + 1) * size]),
             line_header,
-            fits.padded(_encoded(zlines[i], is_boss=is_boss)),
+            fits.padded(fits.table_rows(zlines[i], blanks=not is_boss)),
         ]
         if i < task.n_full:
             hdus += exposure_hdus(seen, i, exposures)
@@ -77,18 +79,6 @@ def _path(seen: Observation, folder: Path, index: int) -> Path:
     name = f"spec-{task.name}-{seen.fiber[index]:04d}.fits"
     full = spectra / "full" if task.survey == "boss" else spectra
     return (full if index < task.n_full else spectra / "lite") / f"{task.plate:04d}" / name
-
-
-def _encoded(rows: Rows, *, is_boss: bool) -> bytes:
-    """Bytes of table rows: texts of BOSS files end in NULs, those of legacy files in blanks."""
-    if not is_boss:
-        return fits.table_rows(rows)
-    out = rows.copy()
-    for name in out.dtype.names or ():
-        if out.dtype[name].str == ">u8":
-            # FITS stores an unsigned integer minus 2**63.
-            out[name] ^= np.uint64(1 << 63)
-    return out.tobytes()
 
 
 def _own_cards(seen: Observation, index: int, rows: Rows) -> list[Card]:

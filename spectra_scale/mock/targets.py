@@ -26,6 +26,11 @@ LEGACY_STANDARD = 1 << 5
 BOSS_BITS = {"lowz": 1, "cmass": 1 << 1, "qso": 1 << 40, "standard": 1 << 20}
 #: ANCILLARY_TARGET1 of what BOSS took besides: BLUE_RADIO stands for all programs.
 BOSS_ANCILLARY = 1 << 4
+#: FIRSTCARTON of SDSS-V: which of its programs took the object.
+CARTONS = {
+    "standard": "ops_std_boss", "qso": "bhm_aqmes_med", "x-ray": "bhm_csc_boss",
+    "infrared": "bhm_gua_bright",
+}  # fmt: skip
 #: DESI_TARGET: LRG, ELG, QSO, SKY, STD_BRIGHT, BGS_ANY.
 DESI_BITS = {
     "lrg": 1, "elg": 1 << 1, "qso": 1 << 2, "sky": 1 << 32, "standard": 1 << 35,
@@ -80,6 +85,8 @@ def target_classes(
         massive = is_red | (chance < 0.7)
         rules = [*first, massive & (redshift < 0.4), massive]
         return np.select(rules, ["standard", "qso", "lowz", "cmass"], "ancillary")
+    if task.survey == "sdssv":
+        return np.select([*first, is_red], ["standard", "qso", "x-ray"], "infrared")
     if task.program == "bright":
         rules = [*first, magnitude < 19.5]
         return np.select(rules, ["standard", "qso", "bgs-bright"], "bgs-faint")

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-Survey = Literal["sdss", "boss", "desi"]
-Layout = Literal["plate", "spec", "healpix"]
+Survey = Literal["sdss", "boss", "desi", "sdssv"]
+Layout = Literal["plate", "spec", "healpix", "field"]
 Program = Literal["bright", "dark"]
-SURVEYS: tuple[Survey, ...] = ("sdss", "boss", "desi")
+SURVEYS: tuple[Survey, ...] = ("sdss", "boss", "desi", "sdssv")
 
 NSIDE = 64
 # Numbers of healpixels start where no plate number does: 14 bits hold those.
@@ -30,20 +30,20 @@ def pixel_number(healpix: int, program: Program) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MockTask:
-    """One plate or healpixel of a release; small and picklable.
+    """One plate, healpixel or SDSS-V field of a release; small and picklable.
 
     Parameters
     ----------
     survey
-        Spectrograph that observes.
+        Who observes.
     layout
         ``plate``: one spPlate and one spZbest; ``spec``: one file for each spectrum; ``healpix``:
-        one coadd and one redrock file.
+        one coadd and one redrock file; ``field``: one file for each spectrum as SDSS-V names it.
     plate, mjd
         Name of the observation. A healpixel has the number `pixel_number` gives it, and the MJD of
-        its first night.
+        its first night; SDSS-V has fields, whose numbers are those of no plate.
     n_science, n_sky
-        Fibres on objects and on blank sky; a spec layout writes the science fibres alone.
+        Fibres on objects and on blank sky; spec and field layouts write the science fibres alone.
     source_survey, source_plate, n_source
         Whose objects are observed: this plate's own, or some of the `n_source` objects of another
         plate: the first `n_science`, for a healpixel the first of those that lie in it.
@@ -64,6 +64,11 @@ class MockTask:
     n_source: int
     seed: int
     n_full: int = 0
+
+    @property
+    def spectrograph(self) -> Survey:
+        """Whose spectrograph observes: SDSS-V has that of BOSS."""
+        return "boss" if self.survey == "sdssv" else self.survey
 
     @property
     def is_repeat(self) -> bool:
@@ -87,7 +92,10 @@ class MockTask:
 
     @property
     def name(self) -> str:
-        """PPPP-MMMMM, as in file names; of a healpixel main-PROGRAM-PIXEL."""
+        """PPPP-MMMMM, as in file names; of a healpixel main-PROGRAM-PIXEL.
+
+        Of a field FIELD-MMMMM without padding, which differs between releases.
+        """
         if self.layout == "healpix":
             return f"main-{self.program}-{self.healpix}"
         return f"{self.plate:04d}-{self.mjd:05d}"
@@ -111,6 +119,10 @@ class MockTask:
     def blend_rng(self) -> np.random.Generator:
         """Generator of which objects blend with others: the same for repeats."""
         return self._rng(self.source_plate, 4)
+
+    def pointing_rng(self) -> np.random.Generator:
+        """Generator of where this observation's catalogue has its objects."""
+        return self._rng(self.plate, 5)
 
     def _rng(self, plate: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(plate, purpose)))

@@ -54,7 +54,7 @@ def truth_table(
         n science spectra as observed.
     names
         The columns `spectrum_key`, `plate` and `fiber`, each of n values or one for all; -1 where
-        a survey has no plates.
+        a survey has no plates, but healpixels or fields.
     has_lines
         Which have a row in the line table, shape (n,).
     target

@@ -109,7 +109,7 @@ def zline_rows(seen: Observation, snr: Floats) -> Rows:
     snr
         SN_MEDIAN_ALL, shape (n,).
     """
-    lines = [z for z in ZLINES if z[2] in {"", seen.task.survey}]
+    lines = [z for z in ZLINES if z[2] in {"", seen.task.spectrograph}]
     wave, known = np.array([z[1] for z in lines]), np.array([z[3] for z in lines])
     names = np.array([z[0] for z in lines])
     drawn = _drawn(seen, len(lines))
@@ -294,7 +294,7 @@ def _excess(seen: Observation, wave: Floats, drawn: Floats) -> Floats:
     for centre, pair in _EXCESS.items():
         # Lines of the two surveys' lists lie within 4 Å of one another.
         shares[:, np.abs(wave - centre) < 4] = np.array(pair)[:, None]
-    if seen.task.survey == "boss":
+    if seen.task.spectrograph == "boss":
         # Two lines there share what is one in legacy files.
         shares[:, np.abs(wave - 3970) < 4] *= 0.5
     ew = seen.measured.ew[:, HA]

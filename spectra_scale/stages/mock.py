@@ -27,6 +27,7 @@ def settings_of(config: MockSection) -> MockSettings:
         n_full_files=config.n_full_files,
         boss_fraction=config.boss_fraction,
         desi_fraction=config.desi_fraction,
+        sdssv_fraction=config.sdssv_fraction,
         seed=config.seed,
         class_fractions=config.class_fractions,
     )
