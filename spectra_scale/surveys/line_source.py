@@ -128,7 +128,7 @@ def open_line_source(path: Path) -> LineSource:
         )
         raise SpectraScaleError(msg)
     _refuse_dr9(path, kind)
-    if kind is not FASTSPECFIT:
+    if kind.fits(holders[0]):
         holders = holders[:1]
     if "RELIABLE" in kind.columns and "RELIABLE" not in holders[0]:
         holders.append(_info_beside(path))
