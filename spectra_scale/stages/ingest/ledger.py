@@ -30,20 +30,20 @@ def lines_of(lost: Iterable[Lost]) -> pa.Table:
 
 
 def lines_for(
-    kind: str, reason: str, message: str, paths: Any = "", keys: Any = "", n: int | None = None
+    kind: str, reason: str, message: Any, paths: Any = "", keys: Any = "", n: int | None = None
 ) -> pa.Table:
-    """Ledger lines that differ in path and key alone.
+    """Ledger lines of one kind and reason.
 
     Parameters
     ----------
-    kind, reason, message
+    kind, reason
         The same in all.
-    paths, keys
+    message, paths, keys
         One value for all, or an Arrow array of text.
     n
-        How many, if neither is an array.
+        How many, if none is an array.
     """
-    arrays = [each for each in (paths, keys) if not isinstance(each, str)]
+    arrays = [each for each in (message, paths, keys) if not isinstance(each, str)]
     n_lines = len(arrays[0]) if arrays else int(n or 0)
 
     def full(value: Any) -> pa.Array:

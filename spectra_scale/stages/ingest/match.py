@@ -126,7 +126,10 @@ def _flat_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def failed_cuts(table: pa.Table, config: IngestSection) -> list[tuple[Reason, str, Bools]]:
-    """Rows that cannot be used, or that a cut of `[ingest]` removes, each at most once.
+    """Rows that a cut of `[ingest]` removes, each by the first that does.
+
+    A redshift that is no number is no reason here: redshifts are revised, and the spectrum is
+    what it is. `prepare` leaves such rows out.
 
     Returns
     -------
@@ -138,10 +141,7 @@ def failed_cuts(table: pa.Table, config: IngestSection) -> list[tuple[Reason, st
     high = np.inf if config.z_max is None else config.z_max
     kinds = pc.is_in(table["class"], value_set=pa.array(config.classes, pa.string()))
     warned = np.asarray(table["zwarning"].to_numpy()) != 0
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.isfinite(z) & (z > -1))
     cuts = [
-        (Reason.BAD_REDSHIFT, "the catalogue's redshift is no number above -1", bad),
         (Reason.CUT_REDSHIFT, f"z outside {low} to {high}", (z < low) | (z > high)),
         (Reason.CUT_CLASS, f"class is none of {', '.join(config.classes)}",
          ~_numpy(kinds) if config.classes else np.zeros(len(z), bool)),
@@ -159,16 +159,18 @@ def _numpy(values: pa.ChunkedArray) -> Bools:
     return np.asarray(values.to_numpy(), dtype=bool)
 
 
-def left_out(table: pa.Table, reason: Reason, message: str, which: Bools) -> pa.Table:
-    """Ledger lines of rows that are left out, and of their files if they hold nothing else."""
+def left_out(table: pa.Table, reason: Reason, message: str | pa.Array, which: Bools) -> pa.Table:
+    """Ledger lines of rows that are left out, and of their files if they hold nothing else.
+
+    `message` is one for all, or one for each row that is left out.
+    """
     rows = table.filter(pa.array(which))
-    keys, files = _flat(rows, "spectrum_key"), _flat(rows, "source_file")
-    lines = [lines_for("row", reason, message, files, keys)]
+    row_lines = lines_for("row", reason, message, _flat(rows, "source_file"),
+                          _flat(rows, "spectrum_key"))  # fmt: skip
     alone = pc.is_in(rows["source_format"], value_set=pa.array(_single_formats(), pa.string()))
-    single = rows.filter(alone)
-    lines.append(lines_for("file", reason, message, _flat(single, "source_file"),
-                           _flat(single, "spectrum_key")))  # fmt: skip
-    return together(lines)
+    single = row_lines.filter(alone)
+    files = single.set_column(2, "kind", pa.array(["file"] * single.num_rows, pa.string()))
+    return together([row_lines, files])
 
 
 def _single_formats() -> list[str]:
@@ -216,6 +218,9 @@ def once(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     first[np.unique(codes, return_index=True)[1]] = True
     if first.all():
         return rows, together([])
-    return rows.filter(pa.array(first)), left_out(
-        rows, Reason.DUPLICATE, "the same observation is there already", ~first
-    )
+    files = _flat(rows, "source_file")
+    # The row that stays of each observation, by its code.
+    stays = files.take(pa.array(np.flatnonzero(first)))
+    where = stays.take(pa.array(codes[~first].astype(np.int64)))
+    message = pc.binary_join_element_wise(pa.scalar("the same observation as in"), where, " ")
+    return rows.filter(pa.array(first)), left_out(rows, Reason.DUPLICATE, message, ~first)

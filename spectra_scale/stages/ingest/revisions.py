@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,16 @@ def pieces_of(
         pieces.append(Piece(recipe.settings["name"], folder, recipe, mine, listing, earlier))
     _tell_gone(section.name, known, now)
     changed = {name for name, size in now.items() if known.get(name) != size}
+    if pieces and not (pieces[-1].path / MANIFEST).is_file():
+        # What a revision takes depends on the ledger of the one before.
+        if changed:
+            log.warning(
+                "%s is unfinished and goes on with the files it was begun with; %d files "
+                "came since: ingest again to take them",
+                pieces[-1].path,
+                len(changed),
+            )
+        return pieces
     if changed or not pieces:
         pieces.append(_new(section, path, inventory, settings, pieces, known, catalogue))
     elif seen != catalogue:
@@ -159,7 +169,7 @@ def _new(  # noqa: PLR0913, PLR0917 - the pieces of one release, seen from one p
     mine = inventory
     if pieces:
         wanted = {name for name, size in _sizes(listing).items() if known.get(name) != size}
-        mine = inventory.only(wanted | set(_waiting([piece.path for piece in pieces])))
+        mine = inventory.only(wanted | _waiting([piece.path for piece in pieces]))
         listing = mine.listing()
     recipe = _recipe(_name(section, number), listing, settings, catalogue, pieces)
     earlier = tuple(piece.path for piece in pieces)
@@ -230,15 +240,19 @@ def _outdated(
     return bool(changed)
 
 
-def _waiting(folders: Sequence[Path]) -> Iterator[str]:
-    """Files that wait for their other half: a catalogue row, a redshift file, a plate file."""
+def _waiting(folders: Sequence[Path]) -> set[str]:
+    """Files that still wait for their other half: a catalogue row, redshifts, a plate file."""
     reasons = pa.array([str(reason) for reason in WAITING])
+    waiting: set[str] = set()
     for folder in folders:
+        files = read_table(folder / "catalogue.parquet", ["source_file"])["source_file"]
+        waiting -= set(pc.unique(files).to_pylist())
         ledger = read_table(folder / "ledger.parquet", ["path", "kind", "reason"])
-        chosen = pc.and_(
-            pc.equal(ledger["kind"], "file"), pc.is_in(ledger["reason"], value_set=reasons)
-        )
-        yield from ledger.filter(chosen)["path"].to_pylist()
+        ledger = ledger.filter(pc.equal(ledger["kind"], "file"))
+        waits = pc.is_in(ledger["reason"], value_set=reasons)
+        waiting -= set(ledger.filter(pc.invert(waits))["path"].to_pylist())
+        waiting |= set(ledger.filter(waits)["path"].to_pylist())
+    return waiting
 
 
 def _tell_gone(name: str, known: Mapping[str, int], now: Mapping[str, int]) -> None:
