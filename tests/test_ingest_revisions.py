@@ -26,6 +26,13 @@ from spectra_scale.store.objects import column
 from spectra_scale.verify import verify
 
 
+#: Cuts that nothing fails.
+ALL = {
+    "min_snr": -1e9, "max_masked_fraction": 1.0, "z_min": -0.5, "z_max": 9.0,
+    "mask": "brightsky", "require_primary": False, "require_good_plate": False,
+}  # fmt: skip
+
+
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "in"
@@ -88,9 +95,7 @@ def test_a_revision_may_be_a_ledger_alone(folder, tmp_path):
     assert revision.ledger["reason"].to_pylist() == ["empty_file"]
     sound(base, revision)
     # And a sample of both is one of the base.
-    sample = prepare_sample(tmp_path / "s", [base, revision], min_snr=-1e9, max_masked_fraction=1.0,
-                            z_min=-0.5, z_max=9.0, mask="brightsky", require_primary=False,
-                            require_good_plate=False)  # fmt: skip
+    sample = prepare_sample(tmp_path / "s", [base, revision], **ALL)
     assert sample.artifact.counts["rows in"] == 3
 
 
@@ -101,9 +106,7 @@ def test_a_replaced_file_is_taken_again_and_supersedes(folder, tmp_path):
     assert keys_of(revision.catalogue) == ["sdss:266-51602-2"]
     old, new = base.get("sdss:266-51602-2"), revision.get("sdss:266-51602-2")
     assert not np.array_equal(old.flux, new.flux)
-    sample = prepare_sample(tmp_path / "s", [base, revision], min_snr=-1e9, max_masked_fraction=1.0,
-                            z_min=-0.5, z_max=9.0, mask="brightsky", require_primary=False,
-                            require_good_plate=False)  # fmt: skip
+    sample = prepare_sample(tmp_path / "s", [base, revision], **ALL)
     rows = {(r["release"], r["spectrum_key"]): r for r in sample.index.to_pylist()}
     assert rows["mock", "sdss:266-51602-2"]["superseded"]
     assert not rows["mock.1", "sdss:266-51602-2"]["superseded"]
