@@ -25,7 +25,6 @@ from spectra_scale.stages import ingest
 from spectra_scale.store.objects import column
 from spectra_scale.verify import verify
 
-
 #: Cuts that nothing fails.
 ALL = {
     "min_snr": -1e9, "max_masked_fraction": 1.0, "z_min": -0.5, "z_max": 9.0,
