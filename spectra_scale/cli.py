@@ -90,10 +90,8 @@ def plan(
 
 
 def _print_estimate(wanted: Job, found: Any) -> None:
-    table = Table("stage", "state", title=f"{wanted.name} -> {wanted.out}", title_justify="left")
-    for stage, state in found.states.items():
-        table.add_row(stage, state)
-    console().print(table)
+    title = f"{wanted.name} -> {wanted.out}"
+    _print_table(("stage", "state"), list(found.states.items()), title)
     for name, value in found.facts.items():
         typer.echo(f"{name}: {value}")
     if found.problem:
@@ -103,10 +101,17 @@ def _print_estimate(wanted: Job, found: Any) -> None:
 @app.command()
 def status(path: RunPath) -> None:
     """Say what a run, a release or a sample holds."""
-    from spectra_scale.status import status_rows
+    from spectra_scale.status import RELEASE_COLUMNS, release_rows, status_rows
 
-    table = Table("artifact", "state", "made", "rows and figures", title_justify="left")
-    for row in status_rows(path):
+    _print_table(("artifact", "state", "made", "rows and figures"), status_rows(path))
+    releases = release_rows(path)
+    if releases:
+        _print_table(RELEASE_COLUMNS, releases)
+
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    table = Table(*names, title=title or None, title_justify="left")
+    for row in rows:
         table.add_row(*row)
     console().print(table)
 
@@ -193,23 +198,13 @@ def ingest(
 
     Given again, it does nothing; files that came since become a revision, NAME.1, beside it.
     """
-    from spectra_scale.jobfile import set_value
+    from spectra_scale.jobfile import ingest_job
 
-    section: dict[str, Any] = {"name": name, "source": [str(s) for s in source],
-                               "path": str(out), "survey": survey}  # fmt: skip
-    if catalogue is not None:
-        section["catalogue"] = str(catalogue)
-    compute: dict[str, Any] = {"engine": engine, "workers": workers}
-    if address is not None:
-        compute["ray_address" if engine == "ray" else "address"] = address
-    data = {"name": "ingest", "out": str(out.parent), "release": [section], "compute": compute,
-            "ingest": {"copy": copy}} | ({} if limit is None else {"limit": limit})  # fmt: skip
-    for setting in settings or ():
-        set_value(data, setting)
-    _ingest(make_job(data, "ingest"), plan_only=plan_only)
-
-
-def _ingest(job: Job, *, plan_only: bool) -> None:
+    section = {"name": name, "source": source, "path": out, "catalogue": catalogue,
+               "survey": survey}  # fmt: skip
+    compute = {"engine": engine, "workers": workers,
+               "ray_address" if engine == "ray" else "address": address}  # fmt: skip
+    job = ingest_job(section, compute, copy=copy, limit=limit, settings=settings or ())
     if plan_only:
         from spectra_scale.estimate import estimate_ingest
 

@@ -70,6 +70,46 @@ def make_job(data: dict[str, Any], where: str) -> Job:
         raise UsageError(msg) from error
 
 
+def ingest_job(
+    section: dict[str, Any],
+    compute: dict[str, Any],
+    *,
+    copy: bool,
+    limit: int | None,
+    settings: Sequence[str],
+) -> Job:
+    """The job of one `spectra-scale ingest`.
+
+    Parameters
+    ----------
+    section, compute
+        Its `[[release]]` and `[compute]` tables; what is None is left out.
+    copy
+        `[ingest] copy`.
+    limit
+        Spectra at most, or None.
+    settings
+        Further changes, as in `set_value`.
+
+    Raises
+    ------
+    UsageError
+        If a setting is unknown or of a wrong type.
+    """
+    data: dict[str, Any] = {
+        "name": "ingest",
+        "out": str(Path(section["path"]).parent),
+        "release": [{name: value for name, value in section.items() if value is not None}],
+        "compute": {name: value for name, value in compute.items() if value is not None},
+        "ingest": {"copy": copy},
+    }
+    if limit is not None:
+        data["limit"] = limit
+    for setting in settings:
+        set_value(data, setting)
+    return make_job(data, "ingest")
+
+
 def _explain(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "the job"
     if error["type"] == "extra_forbidden":

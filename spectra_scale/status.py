@@ -1,13 +1,29 @@
-"""Status: what a directory holds, one line an artifact."""
+"""Status: what a directory holds, one line an artifact, and its releases by what is in them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.provenance import read_json
+from spectra_scale.stages.ingest import revisions_of
 from spectra_scale.store.artifact import MANIFEST, STARTED
+from spectra_scale.store.objects import column
+from spectra_scale.store.release import KIND
+from spectra_scale.store.run import FOLDERS
+from spectra_scale.store.sample import open_sample
+from spectra_scale.store.tables import read_table
+from spectra_scale.surveys.release import Release, open_release
+
+CLASSES = ("GALAXY", "QSO", "STAR")
+RELEASE_COLUMNS = ("release", "survey", "spectra", "rows", "kept", "quarantined", "left out",
+                   *CLASSES, "other class", "superseded", "repeats")  # fmt: skip
 
 
 def status_rows(path: Path) -> list[tuple[str, str, str, str]]:
@@ -18,15 +34,22 @@ def status_rows(path: Path) -> list[tuple[str, str, str, str]]:
     SpectraScaleError
         If there is none.
     """
-    folders = sorted({file.parent for name in (MANIFEST, STARTED) for file in path.rglob(name)})
+    return [_row(path, folder) for folder in _folders(path)]
+
+
+def _folders(path: Path) -> list[Path]:
+    folders = {file.parent for name in (MANIFEST, STARTED) for file in path.rglob(name)}
     if not folders:
         msg = f"{path}: found no artifact, expected a run, a release or a sample. Check the path."
         raise SpectraScaleError(msg)
-    return [_row(path, folder) for folder in folders]
+    if path in folders:
+        # Revisions of a release lie beside it.
+        folders |= set(revisions_of(path))
+    return sorted(folders)
 
 
 def _row(root: Path, folder: Path) -> tuple[str, str, str, str]:
-    name = folder.relative_to(root).as_posix()
+    name = folder.name if folder.parent == root.parent else folder.relative_to(root).as_posix()
     if not (folder / MANIFEST).is_file():
         return name, "unfinished", "", ""
     manifest = read_json(folder / MANIFEST)
@@ -50,3 +73,65 @@ def _number(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+# Releases -------------------------------------------------------------------------------------
+
+
+def release_rows(path: Path) -> list[tuple[str, ...]]:
+    """Finished releases under a directory, by `RELEASE_COLUMNS`.
+
+    Superseded and repeats are facts of a sample: where the directory is a run they are counted in
+    it. Else superseded are the rows that a later revision of the same release has again, and
+    repeats are not known.
+    """
+    releases = [open_release(folder) for folder in _folders(path) if _is_release(folder)]
+    sample = path / FOLDERS["prepare"]
+    if (sample / MANIFEST).is_file():
+        facts = _in_sample(open_sample(sample).index)
+    else:
+        facts = _in_revisions(releases)
+    return [_release(release, facts.get(release.name, ("0", "0"))) for release in releases]
+
+
+def _is_release(folder: Path) -> bool:
+    manifest = folder / MANIFEST
+    return manifest.is_file() and read_json(manifest)["kind"] == KIND
+
+
+def _release(release: Release, facts: tuple[str, str]) -> tuple[str, ...]:
+    counts = release.artifact.counts
+    classes = dict(counts["by class"])
+    known = [classes.pop(name, 0) for name in CLASSES]
+    numbers = [counts["rows"], counts["kept"], counts["quarantined"], counts["rows left out"],
+               *known, sum(classes.values())]  # fmt: skip
+    stored = "stored" if release.has_copy else "in the survey's files"
+    return (release.name, release.survey, stored, *(f"{n:,}" for n in numbers), *facts)
+
+
+def _in_sample(index: pa.Table) -> dict[str, tuple[str, str]]:
+    names = column(index, "release")
+    old = column(index, "superseded").astype(bool)
+    again = ~old & ~column(index, "primary").astype(bool)
+    return {
+        str(name): (f"{int((old & mine).sum()):,}", f"{int((again & mine).sum()):,}")
+        for name in np.unique(names.astype(str))
+        for mine in [names == name]
+    }
+
+
+def _in_revisions(releases: Sequence[Release]) -> dict[str, tuple[str, str]]:
+    by_path = {release.path: release for release in releases}
+    facts = {}
+    for release in releases:
+        family = [by_path[path] for path in revisions_of(release.path) if path in by_path]
+        later = [_keys(each) for each in family[1:]]
+        keys = pa.concat_arrays([pa.array([], pa.string()), *later])
+        n_old = pc.sum(pc.is_in(_keys(release), value_set=keys)).as_py() or 0
+        facts[release.name] = (f"{n_old:,}", "not known")
+    return facts
+
+
+def _keys(release: Release) -> pa.Array:
+    table = read_table(release.path / "catalogue.parquet", ["spectrum_key"])
+    return table["spectrum_key"].combine_chunks()

@@ -48,13 +48,13 @@ def _data(inputs: ReportInputs, objects: Objects) -> Section:
     for release in inputs.releases:
         counts = release.artifact.counts
         rows.append([release.name, counts["files in"], counts["rows in"], counts["kept"],
-                     counts["quarantined"], counts["rows without spectrum"],
-                     counts["files without row"]])  # fmt: skip
+                     counts["quarantined"], counts["rows left out"], counts["files without row"],
+                     counts["spectra without row"]])  # fmt: skip
     tables = [
         Table(
             "Releases: every file and row is accounted for",
-            ["release", "files in", "rows in", "kept", "quarantined", "rows without spectrum",
-             "files without row"],
+            ["release", "files in", "rows in", "kept", "quarantined", "rows left out",
+             "files without row", "spectra without row"],
             rows,
         )
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def _data(inputs: ReportInputs, objects: Objects) -> Section:
     counts = inputs.artifacts["prepare"].counts
     cuts = [["rows in", counts["rows in"]]]
     cuts += [[f"removed by {cut}", -n] for cut, n in counts["dropped by cut"].items()]
-    cuts += [[name, counts[name]] for name in ("kept", "train", "validation", "objects")]
+    cuts += [[name, counts[name]] for name in ("kept", "superseded", "repeats", "objects", "train", "validation")]
     tables.append(Table("Sample: what each cut removed, and the split", ["", "spectra"], cuts))
     figure = figures.redshift_histograms(objects.z[objects.training], objects.z[~objects.training])
     return Section(
