@@ -16,6 +16,7 @@ from spectra_scale.mock.release import begin
 from spectra_scale.mock.settings import MockSettings
 from spectra_scale.models.embedding import FittedMap
 from spectra_scale.planning import check
+from spectra_scale.spectrum.grid import native_edges
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.stages import mock
 from spectra_scale.stages.encode import current_split, residual_sums
@@ -63,7 +64,7 @@ def test_auto_mask_is_that_of_the_preset():
 def test_dereddening_undoes_fitzpatrick_dust():
     # A_V = 3.1 E(B-V), and A(5500 Å) is A_V to 3 %: V is a band, its middle bluer than 5500 Å.
     k = round(np.log10(5500.0) / 1e-4)
-    factor = dereddening(np.array([0.0, 0.1]), k, 1)[:, 0]
+    factor = dereddening(np.array([0.0, 0.1]), native_edges(k, 1))[:, 0]
     assert factor[0] == 1
     np.testing.assert_allclose(2.5 * np.log10(factor[1]), 0.31, rtol=0.03)
     flux = np.ones((1, 2000), np.float32)

@@ -1,5 +1,6 @@
 """Finding a survey's files: every one is in exactly one list."""
 
+import os
 import shutil
 
 import numpy as np
@@ -27,6 +28,10 @@ needs_real_files = pytest.mark.skipif(not SHARED.exists(), reason="../shared/dat
 
 def names(files):
     return [file.relative for file in files]
+
+
+def spectra(found, kind):
+    return [each.file.relative for each in found.of(kind)]
 
 
 def reasons(found):
@@ -65,11 +70,12 @@ def folder(tmp_path):
 
 
 def test_every_file_is_in_exactly_one_list(folder):
-    found = scan(folder)
-    assert names(found.spec_files) == [
+    found = scan(folder, "sdss")
+    assert spectra(found, "spec") == [
         "1237652899686318136.fits", "lite/0266/spec-0266-51602-0001.fits",
+        "spec-112359-59000-27021598108.fits",
     ]  # fmt: skip
-    plates = [(p.spplate.relative, p.zbest and p.zbest.relative) for p in found.plates]
+    plates = [(p.file.relative, p.redshifts and p.redshifts.relative) for p in found.of("spplate")]
     assert plates == [
         ("plates/4055/spPlate-4055-55359.fits", "plates/4055/v5_7_0/spZbest-4055-55359.fits"),
         ("plates/4055/spPlate-4056-55360.fits", None),
@@ -83,7 +89,6 @@ def test_every_file_is_in_exactly_one_list(folder):
         "tables/template.fits": "unknown_format",
         "empty.fits": "empty_file",
         "page.fits": "not_fits",
-        "spec-112359-59000-27021598108.fits": "other_survey",
         "spSpec-51909-0455-597.fit": "dr7_spspec",
         "coadd-main-dark-9144.fits": "other_survey",
     }
@@ -100,8 +105,8 @@ def test_a_copy_of_the_folder_scans_alike(folder, tmp_path):
         target = copy / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    one, other = scan(folder), scan(copy)
-    assert names(one.spec_files) == names(other.spec_files)
+    one, other = scan(folder, "sdss"), scan(copy, "sdss")
+    assert spectra(one, "spec") == spectra(other, "spec")
     assert names(one.catalogues) == names(other.catalogues)
     assert reasons(one) == reasons(other)
 
@@ -110,27 +115,64 @@ def test_several_folders_and_single_files_are_scanned_in_their_order(folder, tmp
     more = tmp_path / "more"
     more.mkdir()
     path = write_spec(more, "spec-0001-50000-0001.fits")
-    both = scan([path, folder])
-    assert names(both.spec_files)[0] == path.name
-    assert both.spec_files[0].path == path
-    assert both.n_files == scan(folder).n_files + 1
+    both = scan([path, folder], "sdss")
+    assert both.spectra[0].file.path == path
+    assert both.n_files == scan(folder, "sdss").n_files + 1
+
+
+def test_one_release_is_of_one_survey(folder):
+    with pytest.raises(UsageError, match="5 of SDSS|1 of DESI and 5 of SDSS"):
+        scan(folder)
+    desi = scan(folder, "desi")
+    assert [each.file.relative for each in desi.spectra] == ["coadd-main-dark-9144.fits"]
+    assert list(reasons(desi).values()).count("other_survey") == 6  # 5 spectra, 1 spZbest
+    assert desi.n_files == scan(folder, "sdss").n_files
+    (folder / "coadd-main-dark-9144.fits").unlink()
+    assert scan(folder).survey == "sdss"
+    with pytest.raises(UsageError, match="no spectra of DESI, but 5"):
+        scan(folder, "desi")
+
+
+def test_coadds_come_with_their_redshifts(tmp_path):
+    for name in ("coadd-main-dark-9144.fits", "redrock-main-dark-9144.fits",
+                 "redrock-main-bright-9144.fits", "coadd-4-80613-thru20210324.fits",
+                 "zbest-4-80613-thru20210324.fits", "spectra-main-dark-9144.fits"):  # fmt: skip
+        (tmp_path / name).write_bytes(b"")
+    found = scan(tmp_path)
+    assert [(c.file.relative, c.redshifts.relative) for c in found.of("coadd")] == [
+        ("coadd-4-80613-thru20210324.fits", "zbest-4-80613-thru20210324.fits"),
+        ("coadd-main-dark-9144.fits", "redrock-main-dark-9144.fits"),
+    ]
+    assert reasons(found) == {
+        "redrock-main-bright-9144.fits": "row_without_file",
+        "spectra-main-dark-9144.fits": "not_coadded",
+    }
+
+
+def test_what_cannot_be_opened_safely_is_not_opened(folder):
+    os.mkfifo(folder / "spec-0266-51602-0003.fits")
+    (folder / "spec-0266-51602-0004.fits").symlink_to("/dev/zero")
+    (folder / "spec-0266-51602-0005.fits").symlink_to(folder / "nowhere")
+    found = reasons(scan(folder, "sdss"))
+    for fiber in (3, 4, 5):
+        assert found[f"spec-0266-51602-000{fiber}.fits"] == "unreadable"
 
 
 def test_links_that_lead_back_up_end(folder):
     (folder / "lite" / "loop").symlink_to(folder, target_is_directory=True)
-    assert len(scan(folder).spec_files) == 2
+    assert len(scan(folder, "sdss").of("spec")) == 3
 
 
 def test_an_oddly_named_damaged_file_is_a_line_of_the_ledger(folder):
     content = (folder / "1237652899686318136.fits").read_bytes()
     (folder / "odd.fits").write_bytes(content[:4000])
-    found = scan(folder)
+    found = scan(folder, "sdss")
     assert reasons(found)["odd.fits"] in {Reason.UNKNOWN_FORMAT, Reason.TRUNCATED}
 
 
 def test_a_damaged_file_with_the_name_of_a_spectrum_is_left_to_the_reader(folder):
     (folder / "spec-0266-51602-0002.fits").write_bytes(b"")
-    assert "spec-0266-51602-0002.fits" in names(scan(folder).spec_files)
+    assert "spec-0266-51602-0002.fits" in spectra(scan(folder, "sdss"), "spec")
 
 
 def test_a_folder_that_is_absent_or_has_no_spectra_is_wrong_usage(tmp_path):
@@ -146,13 +188,14 @@ def test_a_folder_that_is_absent_or_has_no_spectra_is_wrong_usage(tmp_path):
 @needs_real_files
 def test_the_real_folder_is_accounted_for():
     found = scan(SHARED / "sdss")
-    assert (len(found.spec_files), len(found.plates), found.others) == (267, 1, ())
+    assert (len(found.of("spec")), len(found.of("spplate")), found.others) == (267, 1, ())
     odd = {"spec-full/Iras23060+0505SP1.fits", "spec-lite/1237652899686318136.fits"}
-    assert odd <= set(names(found.spec_files))
-    malformed = scan(SHARED / "malformed")
+    assert odd <= set(spectra(found, "spec"))
+    malformed = scan(SHARED / "malformed", "sdss")
     assert malformed.n_files == 15
-    assert len(malformed.spec_files) == 9
+    assert len(malformed.of("spec")) == 9
     assert sorted(reasons(malformed).values()) == [
-        "dr7_spspec", "dr7_spspec", "dr7_spspec", "other_survey", "unknown_format",
-        "unknown_format",
+        "dr7_spspec", "dr7_spspec", "dr7_spspec", "not_coadded", "other_survey", "other_survey",
     ]  # fmt: skip
+    # Coadds of another name are told by what is in them.
+    assert len(scan(SHARED / "malformed", "desi").of("coadd")) == 2
