@@ -121,7 +121,7 @@ def test_several_folders_and_single_files_are_scanned_in_their_order(folder, tmp
 
 
 def test_one_release_is_of_one_survey(folder):
-    with pytest.raises(UsageError, match="5 of SDSS|1 of DESI and 5 of SDSS"):
+    with pytest.raises(UsageError, match=r"1 of DESI and \d of SDSS"):
         scan(folder)
     desi = scan(folder, "desi")
     assert [each.file.relative for each in desi.spectra] == ["coadd-main-dark-9144.fits"]
