@@ -379,16 +379,22 @@ def test_a_dr7_file_is_refused_with_the_name_of_its_successor(tmp_path):
     assert caught.value.reason == Reason.DR7_SPSPEC
 
 
-def test_scaled_columns_are_left_to_astropy(tmp_path, monkeypatch):
-    hdus = spec_hdus()
-    coadd = coadd_columns() | {"odd": np.arange(N_PIXELS, dtype="i2")}
-    hdus[1] = table_hdu(coadd, "COADD")
-    hdus[1].header["TSCAL9"] = 0.5
+def test_scaled_columns_are_left_to_astropy_where_they_are_needed(tmp_path, monkeypatch):
+    hdus = spec_hdus(row=legacy_row(ZWARNING=np.int32(4)))
+    number = hdus[2].columns.names.index("ZWARNING") + 1
+    hdus[2].header[f"TZERO{number}"] = 3
     monkeypatch.setattr(sdss_spec, "_arrays", seen := Recorder(sdss_spec._arrays))
     path = tmp_path / "x.fits"
     hdus.writeto(path)
+    assert read_spec(path).row["zwarning"] == 7
+    assert [type(call[2]).__name__ for call in seen.calls] == ["RawTable", "AstropyTable"]
+    coadd = coadd_columns() | {"odd": np.arange(N_PIXELS, dtype="i2")}
+    hdus = spec_hdus(coadd=coadd)
+    hdus[1].header["TSCAL9"] = 0.5
+    hdus.writeto(path, overwrite=True)
+    seen.calls.clear()
     assert_same_bits(read_spec(path).arrays.flux, coadd["flux"])
-    assert [type(call[2]).__name__ for call in seen.calls] == ["AstropyTable"]
+    assert [type(call[2]).__name__ for call in seen.calls] == ["RawTable"]
 
 
 # Damage --------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from spectra_scale.surveys.catalogue_columns import (
 from spectra_scale.surveys.fits_table import Table
 
 _INT32 = 1 << 31
+_WANTED = tuple(SPECOBJ_MAP.columns.items())
 
 
 def row_of(table: Table, reduction: str) -> dict[str, Any]:
@@ -53,12 +54,7 @@ def row_of(table: Table, reduction: str) -> dict[str, Any]:
     UnusableColumnError
         If a needed column is absent or of the wrong type.
     """
-    found: dict[str, Any] = {}
-    for name, sources in SPECOBJ_MAP.columns.items():
-        for source in sources:
-            if source in table:
-                found[name] = table.first(source)
-                break
+    found: dict[str, Any] = table.pick(_WANTED)
     missing = [SPECOBJ_MAP.columns[name][0] for name in NEEDED if name not in found]
     if missing:
         msg = f"the table of the spectrum's parameters has no {', '.join(missing)}"
@@ -67,35 +63,35 @@ def row_of(table: Table, reduction: str) -> dict[str, Any]:
 
 
 def _row(found: dict[str, Any], file_reduction: str) -> dict[str, Any]:
-    plate, mjd, fiber = (_integer(found, name) for name in ("plate", "mjd", "fiber"))
-    reduction = _text(found, "reduction") or file_reduction
+    plate, mjd, fiber = (integer_of(found, name) for name in ("plate", "mjd", "fiber"))
+    reduction = text_of(found, "reduction") or file_reduction
     if min(plate, mjd, fiber) < 0:
         msg = f"plate-MJD-fibre is {plate}-{mjd}-{fiber}, expected no negative number"
         raise UnusableColumnError(msg)
-    noqso = _text(found, "class_noqso") if "class_noqso" in found else not is_legacy(reduction)
+    noqso = text_of(found, "class_noqso") if "class_noqso" in found else not is_legacy(reduction)
     return {
         "spectrum_key": f"sdss:{plate}-{mjd}-{fiber}",
         "reduction": reduction,
-        "survey": _text(found, "survey").lower() or survey_of(reduction, mjd),
-        "instrument": _text(found, "instrument").upper() or instrument_of(reduction),
+        "survey": text_of(found, "survey").lower() or survey_of(reduction, mjd),
+        "instrument": text_of(found, "instrument").upper() or instrument_of(reduction),
         "plate": plate,
         "mjd": mjd,
         "fiber": fiber,
         "specobjid": _specobjid(found.get("specobjid"), (plate, fiber, mjd, reduction)),
-        "ra": _number(found, "ra"),
-        "dec": _number(found, "dec"),
+        "ra": number_of(found, "ra"),
+        "dec": number_of(found, "dec"),
         "ebv": _ebv(found),
-        "z": _number(found, "z"),
-        "z_err": _number(found, "z_err"),
-        "zwarning": _integer(found, "zwarning"),
-        "class": _text(found, "class"),
-        "subclass": _text(found, "subclass"),
-        "sn_median_all": _number(found, "sn_median_all"),
-        "specprimary": _integer(found, "specprimary", 127),
-        "platequality": _text(found, "platequality").lower(),
-        "targettype": targettype_of(_text(found, "targettype")),
-        "z_noqso": _number(found, "z_noqso") if noqso else math.nan,
-        "zwarning_noqso": _integer(found, "zwarning_noqso") if noqso else -1,
+        "z": number_of(found, "z"),
+        "z_err": number_of(found, "z_err"),
+        "zwarning": integer_of(found, "zwarning"),
+        "class": text_of(found, "class"),
+        "subclass": text_of(found, "subclass"),
+        "sn_median_all": number_of(found, "sn_median_all"),
+        "specprimary": integer_of(found, "specprimary", 127),
+        "platequality": text_of(found, "platequality").lower(),
+        "targettype": targettype_of(text_of(found, "targettype")),
+        "z_noqso": number_of(found, "z_noqso") if noqso else math.nan,
+        "zwarning_noqso": integer_of(found, "zwarning_noqso") if noqso else -1,
         "field": -1,
         "catalogid": -1,
         "sdss_id": -1,
@@ -106,8 +102,31 @@ def _row(found: dict[str, Any], file_reduction: str) -> dict[str, Any]:
     }
 
 
-def _integer(found: Mapping[str, Any], name: str, limit: int = _INT32 - 1) -> int:
+def integer_of(found: Mapping[str, Any], name: str, limit: int = _INT32 - 1) -> int:
+    """Value of a column as an integer.
+
+    Parameters
+    ----------
+    found
+        Values by canonical name.
+    name
+        Which.
+    limit
+        The largest that fits the catalogue, and its negative the smallest.
+
+    Returns
+    -------
+    int
+        The value, or what stands for "unknown" if there is none.
+
+    Raises
+    ------
+    UnusableColumnError
+        If it is no integer or too large.
+    """
     value: Any = found.get(name, UNKNOWN.get(name))
+    if type(value) is int and -limit <= value <= limit:
+        return value
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -118,7 +137,14 @@ def _integer(found: Mapping[str, Any], name: str, limit: int = _INT32 - 1) -> in
     return number
 
 
-def _number(found: Mapping[str, Any], name: str) -> float:
+def number_of(found: Mapping[str, Any], name: str) -> float:
+    """Value of a column as a float; NaN if there is none or it is marked as missing.
+
+    Raises
+    ------
+    UnusableColumnError
+        If it is no number.
+    """
     value = found.get(name, math.nan)
     try:
         number = float(value)
@@ -128,13 +154,15 @@ def _number(found: Mapping[str, Any], name: str) -> float:
     return math.nan if name in UNKNOWN and number < MISSING_BELOW else number
 
 
-def _text(found: Mapping[str, Any], name: str) -> str:
-    return str(found.get(name, "")).strip()
+def text_of(found: Mapping[str, Any], name: str) -> str:
+    """Value of a column as text without blanks around it; empty if there is none."""
+    value = found.get(name, "")
+    return value if type(value) is str else str(value).strip()
 
 
 def _ebv(found: Mapping[str, Any]) -> float:
     if "ebv" in found:
-        return _number(found, "ebv")
+        return number_of(found, "ebv")
     bands = found.get("extinction")
     if not isinstance(bands, np.ndarray) or len(bands) < 3 or not bands[2] > 0:
         return math.nan

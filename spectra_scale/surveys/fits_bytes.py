@@ -7,89 +7,57 @@ the caller hands the file to astropy (`surveys.fits_fallback`).
 
 from __future__ import annotations
 
-import gzip
 import math
-import mmap
-import os
-import zlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from spectra_scale.errors import BadSpectrumError
-from spectra_scale.surveys.reasons import Reason
+from spectra_scale.surveys.fits_files import Array, Buffer, fill, load
+
+__all__ = [
+    "BLOCK",
+    "CARD",
+    "IMAGES",
+    "NO_END",
+    "PACKED",
+    "Array",
+    "Buffer",
+    "Cards",
+    "Hdu",
+    "UnsureError",
+    "Want",
+    "card_value",
+    "image",
+    "image_layout",
+    "load",
+    "read_hdu",
+    "read_hdus",
+    "text_of",
+]
 
 BLOCK = 2880
 CARD = 80
 NO_END = "END"
 """What `UnsureError` says of a header without an end."""
-_GZIP_MAGIC = b"\x1f\x8b"
+PACKED = "packed by fpack"
+"""What `UnsureError` says of a table that `fits_unpack` has to unpack."""
 _MAX_HEADER = 400 * BLOCK  # the longest header of the real files has 18 blocks
 _LEADING = 8 * CARD  # SIMPLE or XTENSION to TFIELDS
 _EQUALS = ord("=")
-_IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_AT_ONCE = 12 * BLOCK  # read of a file at a time while the end of a header is looked for
+_NO_DATA = b"NAXIS   =                    0"
+_MOST_KNOWN = 32
+_CHECKSUMS = (b"CHECKSUM= ", b"DATASUM = ")
 
-Buffer = bytes | mmap.mmap
-Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 class UnsureError(Exception):
     """The fast parser met something it does not handle; astropy has to look at it."""
-
-
-def load(path: Path, *, mapped: bool = False) -> Buffer:
-    """Take a file into memory.
-
-    Parameters
-    ----------
-    path
-        A FITS file, gzipped or not (told by its first bytes, not by its name).
-    mapped
-        Map the file instead of copying it: for plate files and catalogues.
-
-    Returns
-    -------
-    bytes or mmap.mmap
-        The file, unpacked.
-
-    Raises
-    ------
-    BadSpectrumError
-        If it cannot be opened, is empty, is not FITS, or its gzip stream is damaged.
-    """
-    try:
-        with path.open("rb", buffering=0) as file:
-            if mapped and os.fstat(file.fileno()).st_size:
-                buffer: Buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            else:
-                buffer = file.readall()
-    except OSError as error:
-        raise BadSpectrumError(Reason.UNREADABLE, f"cannot be read: {error}", path) from error
-    if not len(buffer):
-        raise BadSpectrumError(Reason.EMPTY_FILE, "found 0 bytes, expected FITS", path)
-    if buffer[:2] == _GZIP_MAGIC:
-        buffer = _gunzip(buffer, path)
-    if buffer[:9] != b"SIMPLE  =":
-        raise BadSpectrumError(Reason.NOT_FITS, _what_it_is(buffer), path)
-    return buffer
-
-
-def _gunzip(buffer: Buffer, path: Path) -> bytes:
-    try:
-        return gzip.decompress(buffer)
-    except (OSError, EOFError, zlib.error) as error:
-        message = f"the gzip stream is damaged or cut: {error}"
-        raise BadSpectrumError(Reason.TRUNCATED, message, path) from error
-
-
-def _what_it_is(buffer: Buffer) -> str:
-    start = bytes(buffer[:200]).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
-        return "found an HTML or XML page, expected FITS: the download failed, fetch it again"
-    return f"begins with {bytes(buffer[:12])!r}, expected b'SIMPLE  ='"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +77,28 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Cards:
+    """Cards of a header, checksums blanked, and what was made of them.
+
+    Parameters
+    ----------
+    cards
+        The bytes, up to the end of the header.
+    made
+        Results by the function that made them: see `made_by`.
+    """
+
+    cards: bytes
+    made: dict[Callable[[bytes], Any], Any] = field(default_factory=dict)
+
+    def made_by(self, parse: Callable[[bytes], T]) -> T:
+        """What a function makes of the cards, from memory if it was asked for before."""
+        if parse not in self.made:
+            self.made[parse] = parse(self.cards)
+        return self.made[parse]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Hdu:
     """Where one HDU lies in a buffer, and its header.
 
@@ -123,7 +113,9 @@ class Hdu:
     name
         EXTNAME in upper case; empty if there is none, as in early releases.
     leading
-        Values of the first cards, where the mandatory ones stand.
+        Values of the first cards, where the mandatory ones stand; empty if not looked at.
+    rest
+        The cards after these, as an object that all headers with the very same cards share.
     """
 
     buffer: Buffer
@@ -132,7 +124,8 @@ class Hdu:
     data_size: int
     header: bytes
     name: str
-    leading: dict[str, str]
+    leading: Mapping[str, str]
+    rest: Cards
 
     @property
     def complete(self) -> bool:
@@ -207,36 +200,120 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
     UnsureError
         If the header has no END, holds other than printable ASCII, or is not plain.
     """
-    if start >= len(buffer):
+    if start and isinstance(buffer, bytes):
+        for rest in _known():
+            if buffer.startswith(rest.cards, start + _LEADING):
+                _known().remove(rest)
+                _known().insert(0, rest)
+                header = buffer[start : start + _LEADING + len(rest.cards)]
+                return _hdu(buffer, start, header, rest)
+    header = _header(buffer, start)
+    if not header:
         return None
-    stop = _header_end(buffer, start)
-    header = bytes(buffer[start:stop])
     if not header.isascii() or header[:9] not in {b"SIMPLE  =", b"XTENSION="}:
         msg = "header"
         raise UnsureError(msg)
-    # The primary HDU is found by its place.
-    name = (card_value(header, "EXTNAME") or "").upper() if start else ""
-    leading = _leading(header)
-    return Hdu(buffer, start, stop, _data_size(leading, header), header, name, leading)
+    return _hdu(buffer, start, header, _shared(header[_LEADING:], keep=start > 0))
 
 
-def _leading(header: bytes) -> dict[str, str]:
+def _hdu(buffer: Buffer, start: int, header: bytes, rest: Cards) -> Hdu:
+    leading: Mapping[str, str] = {}
+    if header.startswith(_NO_DATA, 2 * CARD):
+        # As of all primary HDUs of spectrum files.
+        size, name = 0, "" if start == 0 else rest.made_by(_name)
+    else:
+        leading, known_size = _leading(header[:_LEADING])
+        size = _data_size(leading, header) if known_size is None else known_size
+        # The primary HDU is found by its place.
+        name = "" if start == 0 else leading.get("EXTNAME", "").upper() or rest.made_by(_name)
+    return Hdu(buffer, start, start + len(header), size, header, name, leading, rest)
+
+
+@lru_cache(maxsize=1)
+def _known() -> list[Cards]:
+    """The cards that were met last, the newest first.
+
+    A release has a handful of different tables in millions of files, and comparing bytes is far
+    quicker than parsing cards.
+    """
+    return []
+
+
+def _shared(cards: bytes, *, keep: bool) -> Cards:
+    """The object of these cards: one that is known, or a new one."""
+    if not keep:
+        return Cards(cards)
+    plain = _without_checksums(cards)
+    for rest in _known():
+        if rest.cards == plain:
+            return rest
+    rest = Cards(plain)
+    _known().insert(0, rest)
+    del _known()[_MOST_KNOWN:]
+    return rest
+
+
+def _without_checksums(cards: bytes) -> bytes:
+    """Blank the cards that differ from file to file."""
+    for key in _CHECKSUMS:
+        at = cards.find(key)
+        if at >= 0 and at % CARD == 0:
+            cards = cards[:at] + b" " * CARD + cards[at + CARD :]
+    return cards
+
+
+def _name(header: bytes) -> str:
+    return (card_value(header, "EXTNAME") or "").upper()
+
+
+@lru_cache(maxsize=1024)
+def _leading(first: bytes) -> tuple[dict[str, str], int | None]:
+    """Values of the first cards; bytes of data, None where later cards have a say in them."""
     # From the last to the first, so that the first of a repeated keyword stays.
-    cards = [header[at : at + CARD] for at in range(_LEADING - CARD, -CARD, -CARD)]
-    return {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == _EQUALS}
+    cards = [first[at : at + CARD] for at in range(_LEADING - CARD, -CARD, -CARD)]
+    found = {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == _EQUALS}
+    axes = found.get("NAXIS", "")
+    if axes == "0":
+        return found, 0
+    needed = {"PCOUNT", "GCOUNT", *(f"NAXIS{axis}" for axis in (1, 2))}
+    if axes == "2" and needed <= found.keys():
+        return found, _data_size(found, first)
+    return found, None
 
 
-def _header_end(buffer: Buffer, start: int) -> int:
+def _header(buffer: Buffer, start: int) -> bytes:
+    """The header at a place, up to the end of its last block; empty at the end of the file."""
+    if isinstance(buffer, bytes):
+        stop = _header_end(buffer, start, min(start + _MAX_HEADER, len(buffer)))
+        if not stop and start < len(buffer):
+            raise UnsureError(NO_END)
+        return buffer[start:stop]
+    header = b""
+    while len(header) < _MAX_HEADER:
+        more = buffer[start + len(header) : start + len(header) + _AT_ONCE]
+        stop = _header_end(more, 0, len(more))
+        if stop:
+            return header + more[:stop]
+        header += more
+        if len(more) < _AT_ONCE:
+            break
+    if header:
+        raise UnsureError(NO_END)
+    return header
+
+
+def _header_end(buffer: bytes, start: int, stop: int) -> int:
+    """End of the block with the END card; 0 if there is none."""
     # Only blanks follow END in its block: looking from the end of each block is ten times faster
     # than a search for a card that is mostly blanks in a header that is mostly blanks.
-    for at in range(start, min(start + _MAX_HEADER, len(buffer) - BLOCK + 1), BLOCK):
+    for at in range(start, stop - BLOCK + 1, BLOCK):
         filled = buffer[at : at + BLOCK].rstrip(b" ")
         if filled.endswith(b"END") and len(filled) % CARD == 3:
             return at + BLOCK
-    raise UnsureError(NO_END)
+    return 0
 
 
-def _data_size(leading: dict[str, str], header: bytes) -> int:
+def _data_size(leading: Mapping[str, str], header: bytes) -> int:
     def number(key: str, default: str | None = None) -> int:
         text = leading.get(key) or card_value(header, key) or default
         if text is None or not text.lstrip("-").isdecimal():
@@ -288,7 +365,7 @@ def read_hdus(buffer: Buffer, n: int) -> list[Hdu]:
 
 
 def image(hdu: Hdu) -> Array:
-    """View an image HDU in the buffer.
+    """Give an image HDU as it is in the file.
 
     Parameters
     ----------
@@ -298,14 +375,32 @@ def image(hdu: Hdu) -> Array:
     Returns
     -------
     numpy.ndarray
-        Big-endian view, shape (NAXIS2, NAXIS1) for two axes.
+        Big-endian, shape (NAXIS2, NAXIS1) for two axes: a view of a file in memory, else read.
+
+    Raises
+    ------
+    UnsureError
+        If the image is scaled or incomplete.
+    BadSpectrumError
+        If the file cannot be read.
+    """
+    kind, shape = image_layout(hdu)
+    if isinstance(hdu.buffer, bytes):
+        return np.ndarray(shape, kind, hdu.buffer, hdu.data_start)
+    out = np.empty(shape, kind)
+    fill(hdu.buffer, out, hdu.data_start)
+    return out
+
+
+def image_layout(hdu: Hdu) -> tuple[str, tuple[int, ...]]:
+    """Type of the pixels of an image HDU as it is in the file, and its shape.
 
     Raises
     ------
     UnsureError
         If the image is scaled or incomplete.
     """
-    kind = _IMAGES.get(hdu.integer("BITPIX"))
+    kind = IMAGES.get(hdu.integer("BITPIX"))
     scaled = hdu.card("BSCALE") is not None or hdu.card("BZERO") is not None
     if kind is None or scaled or not hdu.complete:
         msg = "BITPIX"
@@ -315,4 +410,4 @@ def image(hdu: Hdu) -> Array:
     if math.prod(shape) * np.dtype(kind).itemsize != hdu.data_size:
         msg = "NAXIS"
         raise UnsureError(msg)
-    return np.ndarray(shape, kind, hdu.buffer, hdu.data_start)
+    return kind, shape

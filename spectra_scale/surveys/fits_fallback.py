@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
 from spectra_scale.surveys.fits_bytes import CARD, Array, Buffer, UnsureError
+from spectra_scale.surveys.fits_layout import Value, Wanted
+from spectra_scale.surveys.fits_table import RawTable
 
 _COUNTS = re.compile(rb"(?:NAXIS   |TFIELDS |GCOUNT  )= *([0-9]{1,20})")
+MOST_BY_ASTROPY = 1 << 32
+"""Bytes of a table that astropy may read: it takes all of them into memory."""
 _MOST = 999  # the standard's limit of axes and columns
 _CHECKED = 1 << 22
 # What astropy raises on damaged headers and data: it checks little before it converts.
-_ASTROPY_ERRORS = (
+ASTROPY_ERRORS = (
     OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     MemoryError, AssertionError, NotImplementedError, RecursionError, VerifyError,
 )  # fmt: skip
@@ -54,8 +58,11 @@ class AstropyTable:
         Raises
         ------
         UnsureError
-            If astropy cannot convert it.
+            If astropy cannot convert it, or two columns have this name.
         """
+        if [each.lower() for each in self.data.names].count(name.lower()) > 1:
+            msg = f"two columns have the name {name}"
+            raise UnsureError(msg)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -63,23 +70,110 @@ class AstropyTable:
             if values.dtype.kind in "SU":
                 return np.char.strip(values.astype(str))
             return values.astype(values.dtype.newbyteorder("="))
-        except _ASTROPY_ERRORS as error:
+        except ASTROPY_ERRORS as error:
             raise UnsureError(str(error)) from error
 
-    def first(self, name: str) -> str | int | float | Array:
-        """Value of a column in row 0, as a Python object where it is one number.
+    def columns(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> dict[str, Array]:
+        """Several columns of the same rows by the names given.
 
         Raises
         ------
         UnsureError
-            If astropy cannot convert it.
+            As `column` does.
         """
-        values = self.column(name, 0, 1)
-        if len(values) != 1:
-            msg = "no rows"
+        return {name: self.column(name, start, stop) for name in names}
+
+    def pick(self, wanted: Wanted) -> dict[str, Value]:
+        """Values of row 0, one number as a Python object; what no column holds is left out.
+
+        Raises
+        ------
+        UnsureError
+            As `column` does.
+        """
+        found: dict[str, Value] = {}
+        for name, columns in wanted:
+            column = next((each for each in columns if each in self), None)
+            if column is None:
+                continue
+            values = self.column(column, 0, 1)
+            if len(values) != 1:
+                msg = "no rows"
+                raise UnsureError(msg)
+            found[name] = values[0] if isinstance(values[0], np.ndarray) else values[0].item()
+        return found
+
+
+class EitherTable:
+    """A plain table, of which the columns that are not plain are left to astropy.
+
+    Parameters
+    ----------
+    raw
+        The table.
+    index
+        Index of its HDU.
+    """
+
+    def __init__(self, raw: RawTable, index: int) -> None:
+        self.raw, self.index = raw, index
+        self._slow: AstropyTable | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.raw.n_rows
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a column `name`, in any case."""
+        return name in self.raw
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Rows `start` to `stop` of a column, in native byte order; text as stripped str.
+
+        Raises
+        ------
+        UnsureError
+            If astropy cannot convert it either, or it would need too much memory.
+        BadSpectrumError
+            If the file cannot be read.
+        """
+        return self.columns((name,), start, stop)[name]
+
+    def columns(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> dict[str, Array]:
+        """Several columns of the same rows by the names given, the rows read once.
+
+        Raises
+        ------
+        UnsureError, BadSpectrumError
+            As `column` does.
+        """
+        plain = [name for name in names if self.raw.is_plain(name)]
+        found = self.raw.columns(plain, start, stop) if plain else {}
+        for name in names:
+            if name not in found:
+                found[name] = self._by_astropy(name).column(name, start, stop)
+        return found
+
+    def pick(self, wanted: Wanted) -> dict[str, Value]:
+        """Values of row 0: see `fits_table.Table`."""
+        return self.raw.pick(wanted)
+
+    def _by_astropy(self, name: str) -> AstropyTable:
+        hdu = self.raw.hdu
+        if hdu.data_size > MOST_BY_ASTROPY:
+            msg = f"column {name} is not plain, and {hdu.data_size} bytes are too many for astropy"
             raise UnsureError(msg)
-        value = values[0]
-        return value if isinstance(value, np.ndarray) else value.item()
+        if self._slow is None:
+            self._slow = astropy_hdus(hdu.buffer, self.index + 1)[self.index].table
+        if self._slow is None:
+            msg = "no table"
+            raise UnsureError(msg)
+        return self._slow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,21 +186,34 @@ class AstropyHdu:
         EXTNAME in upper case; empty if there is none.
     table
         Its table; None if it has none that can be read.
+    image
+        Its image, if it was asked for and there is one; None otherwise.
+    cards
+        Its header.
     """
 
     name: str
     table: AstropyTable | None
+    image: Array | None
+    cards: fits.Header
+
+    def card(self, key: str) -> str | None:
+        """Value of a card as text; None if absent."""
+        found = self.cards.get(key)
+        return None if found is None else str(found).strip()
 
 
-def astropy_hdus(source: Buffer | Path, n: int) -> list[AstropyHdu]:
+def astropy_hdus(source: Buffer, n: int, images: Collection[int] = ()) -> list[AstropyHdu]:
     """Read the first HDUs of a file by astropy.
 
     Parameters
     ----------
     source
-        The whole file in memory, or its path: then the data are mapped, not copied.
+        The file. Of one that is not in memory, the tables are read as wholes.
     n
         How many at most.
+    images
+        Indices of HDUs whose image is wanted.
 
     Returns
     -------
@@ -117,32 +224,63 @@ def astropy_hdus(source: Buffer | Path, n: int) -> list[AstropyHdu]:
     ------
     UnsureError
         If astropy cannot read the file either; with what it says.
+    BadSpectrumError
+        If the file cannot be read.
     """
     found = []
     try:
         _check_counts(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mapped = isinstance(source, Path)
-            stream = source if isinstance(source, Path) else io.BytesIO(source[:])
-            with fits.open(stream, memmap=mapped, lazy_load_hdus=True) as hdus:
+            with fits.open(stream_of(source), memmap=False, lazy_load_hdus=True) as hdus:
                 for index in range(n):
                     if index and not _has(hdus, index):
                         break
-                    found.append(AstropyHdu(_name(hdus[index]), _table(hdus[index])))
-    except _ASTROPY_ERRORS as error:
+                    found.append(_hdu(hdus[index], image=index in images))
+    except ASTROPY_ERRORS as error:
         msg = f"{type(error).__name__}: {error}"
         raise UnsureError(msg) from error
     return found
 
 
-def _check_counts(source: Buffer | Path) -> None:
+def stream_of(source: Buffer) -> io.BufferedIOBase:
+    """The file as a stream, for astropy."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return io.BufferedReader(_Stream(source))
+
+
+class _Stream(io.RawIOBase):
+    """An open file as a raw stream that is read by position."""
+
+    def __init__(self, source: Buffer) -> None:
+        super().__init__()
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._source)}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def readinto(self, out: memoryview) -> int:  # type: ignore[override]  # bytes-like, as given
+        found = self._source[self._at : self._at + len(out)]
+        out[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+
+def _check_counts(source: Buffer) -> None:
     """Refuse damaged headers that count billions of axes or columns: astropy would list them."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            start = file.read(_CHECKED)
-    else:
-        start = bytes(source[:_CHECKED])
+    start = source[:_CHECKED]
     for match in _COUNTS.finditer(start):
         if match.start() % CARD == 0 and int(match[1]) > _MOST:
             msg = match[0].decode()
@@ -157,12 +295,15 @@ def _has(hdus: fits.HDUList, index: int) -> bool:
     return True
 
 
-def _name(hdu: object) -> str:
-    header = hdu.header  # type: ignore[attr-defined]  # astropy has no types
-    return str(header.get("EXTNAME", "")).strip().upper()
+def _hdu(hdu: fits.hdu.base.ExtensionHDU, *, image: bool) -> AstropyHdu:
+    name = str(hdu.header.get("EXTNAME", "")).strip().upper()
+    pixels = None
+    if image and hdu.is_image and hdu.data is not None:
+        pixels = np.asarray(hdu.data).astype(hdu.data.dtype.newbyteorder("="))
+    return AstropyHdu(name, _table(hdu), pixels, hdu.header)
 
 
-def _table(hdu: object) -> AstropyTable | None:
+def _table(hdu: fits.hdu.base.ExtensionHDU) -> AstropyTable | None:
     if not isinstance(hdu, fits.BinTableHDU | fits.TableHDU) or hdu.data is None:
         return None
     return AstropyTable(hdu.data, {name.lower(): name for name in hdu.columns.names})

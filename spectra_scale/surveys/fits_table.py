@@ -1,4 +1,4 @@
-"""Plain FITS binary tables, read by column name from bytes in memory.
+"""Plain FITS binary tables, read by column name.
 
 Columns of fixed width without scaling only, but for unsigned integers. Whatever else raises
 `UnsureError`, and the caller hands the file to astropy. Results are those of astropy to the bit.
@@ -6,30 +6,18 @@ Columns of fixed width without scaling only, but for unsigned integers. Whatever
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from spectra_scale.surveys.fits_bytes import CARD, Array, Hdu, UnsureError, text_of
+from spectra_scale.surveys.fits_bytes import Array, Hdu, UnsureError
+from spectra_scale.surveys.fits_files import bytes_of
+from spectra_scale.surveys.fits_layout import FORMS, UNSIGNED, Layout, Value, Wanted, layout_of
 
-_MANDATORY = 8 * CARD  # XTENSION to TFIELDS, in this order by the standard
-_VALUE = 30  # of the 70 characters of a card's value
-_NUMBERS = range(1, 1000)
-_KEYS = {
-    word: np.array([f"{word}{number:<3d}" for number in _NUMBERS], "S8")
-    for word in ("TTYPE", "TFORM")
-}
-# TFORM letter -> numpy format and bytes of one element.
-_FORMS = {
-    "L": ("S1", 1), "B": ("u1", 1), "I": (">i2", 2), "J": (">i4", 4), "K": (">i8", 8),
-    "A": ("S1", 1), "E": (">f4", 4), "D": (">f8", 8),
-}  # fmt: skip
-_ONE = {letter: struct.Struct(f">{code}") for letter, code in zip("BIJKED", "Bhiqfd", strict=True)}
-_UNSIGNED = {"i2": ("u2", 1 << 15), "i4": ("u4", 1 << 31), "i8": ("u8", 1 << 63)}
+BLOCK_BYTES = 1 << 25
+"""Bytes of rows that are read at once of a table larger than that."""
 
 
 class Table(Protocol):
@@ -44,35 +32,18 @@ class Table(Protocol):
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Rows `start` to `stop` of a column, in native byte order; text as stripped str."""
 
-    def first(self, name: str) -> str | int | float | Array:
-        """Value of a column in row 0, as a Python object where it is one number."""
+    def columns(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> dict[str, Array]:
+        """Several columns of the same rows by the names given, the rows read once."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """The columns of a plain binary table.
-
-    Parameters
-    ----------
-    offsets
-        First byte of each column in a row, and the bytes of a row.
-    names
-        Lower-case name of a column to its number, from 0.
-    forms
-        Elements, TFORM letter and bytes of each column.
-    scaled
-        TZERO by number, where it is not 0.
-    """
-
-    offsets: list[int]
-    names: dict[str, int]
-    forms: list[tuple[int, str, int]]
-    scaled: dict[int, float]
+    def pick(self, wanted: Wanted) -> dict[str, Value]:
+        """Values of row 0, one number as a Python object; what no column holds is left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawTable:
-    """A plain binary table in a buffer.
+    """A plain binary table of a file.
 
     Parameters
     ----------
@@ -87,6 +58,8 @@ class RawTable:
     hdu: Hdu
     n_rows: int
     layout: Layout
+    # The last rows that were read of a file that is not in memory: start, stop and bytes.
+    _last: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     @classmethod
     def of(cls, hdu: Hdu) -> RawTable:
@@ -95,16 +68,17 @@ class RawTable:
         Raises
         ------
         UnsureError
-            If the table is not plain: another extension, variable-length columns, scaled columns,
-            widths that do not add up, two columns of one name, or missing data.
+            If the table is not plain: another extension, a compressed one, widths that do not add
+            up, or missing data.
         """
         if hdu.card("XTENSION") != "BINTABLE" or hdu.integer("BITPIX") != 8 or not hdu.complete:
             msg = "XTENSION"
             raise UnsureError(msg)
         # The mandatory cards hold the number of rows, the rest is the same in file after file.
-        layout = _layout(hdu.header[_MANDATORY:], hdu.integer("TFIELDS"))
+        layout = hdu.rest.made_by(layout_of)
         width, n_rows = layout.offsets[-1], hdu.integer("NAXIS2")
-        if width != hdu.integer("NAXIS1") or not 0 <= max(width, 1) * n_rows <= hdu.data_size:
+        plain = width == hdu.integer("NAXIS1") and len(layout.forms) == hdu.integer("TFIELDS")
+        if not plain or not 0 <= max(width, 1) * n_rows <= hdu.data_size:
             msg = "NAXIS1"
             raise UnsureError(msg)
         return cls(hdu, n_rows, layout)
@@ -114,9 +88,18 @@ class RawTable:
         """Lower-case names of the columns."""
         return list(self.layout.names)
 
+    @property
+    def block_rows(self) -> int:
+        """Rows that are read at once, so that a table of any size needs little memory."""
+        return max(1, BLOCK_BYTES // max(self.layout.offsets[-1], 1))
+
     def __contains__(self, name: str) -> bool:
         """Whether there is a column `name`, in any case."""
         return name.lower() in self.layout.names
+
+    def is_plain(self, name: str) -> bool:
+        """Whether `column` can read a column that there is."""
+        return self.layout.names[name.lower()] not in self.layout.unusable
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Rows `start` to `stop` of a column, in native byte order; text as stripped str.
@@ -124,50 +107,115 @@ class RawTable:
         Raises
         ------
         UnsureError
-            If the column is scaled in another way than unsigned integers are.
+            If the column is scaled in another way than unsigned integers are, of variable length,
+            or one of two of this name.
+        BadSpectrumError
+            If the file cannot be read.
         """
-        number = self.layout.names[name.lower()]
-        repeat, letter, _ = self.layout.forms[number]
-        row_bytes = self.layout.offsets[-1]
-        stop = self.n_rows if stop is None else min(stop, self.n_rows)
-        kind, size = _FORMS[letter]
-        if stop <= start or repeat == 0:
-            return np.empty(
-                max(stop - start, 0), "U1" if letter in "AL" else kind.replace(">", "=")
-            )
-        at = self.hdu.data_start + self.layout.offsets[number] + start * row_bytes
-        buffer = self.hdu.buffer
-        if letter == "A":
-            text = np.ndarray((stop - start,), f"S{repeat}", buffer, at, (row_bytes,))
-            return _text(text)
-        shape, step = (stop - start, repeat), (row_bytes, size)
-        view: Array = np.ndarray(shape, kind, buffer, at, step)
-        native = (view[:, 0] if repeat == 1 else view).astype(view.dtype.newbyteorder("="))
-        return (
-            _unsigned(native, self.layout.scaled[number])
-            if number in self.layout.scaled
-            else native
-        )
+        return self.columns((name,), start, stop)[name]
 
-    def first(self, name: str) -> str | int | float | Array:
-        """Value of a column in row 0: what `column(name)[0]` gives, as a Python object.
+    def columns(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> dict[str, Array]:
+        """Several columns of the same rows by the names given, the rows read once.
 
         Raises
         ------
-        UnsureError
+        UnsureError, BadSpectrumError
             As `column` does.
         """
+        numbers = [self._usable(name) for name in names]
+        stop = self.n_rows if stop is None else min(stop, self.n_rows)
+        parts = [
+            self._parts(numbers, n, rows, at)
+            for n, rows, at in self._blocks(start, max(stop, start))
+        ]
+        if len(parts) > 1:
+            parts = [[np.concatenate(same) for same in zip(*parts, strict=True)]]
+        return dict(zip(names, parts[0], strict=True))
+
+    def _parts(self, numbers: list[int], n: int, rows: bytes, at: int) -> list[Array]:
+        first, width = numbers[0], self.layout.offsets[-1]
+        if n and width % 4 == 0 and self.layout.are_words(tuple(numbers)):
+            # Numbers of four bytes side by side, as in every COADD: turned round all at once.
+            words: Array = np.ndarray((n, width // 4), ">u4", rows, at)
+            place = self.layout.offsets[first] // 4
+            turned = words[:, place : place + len(numbers)].T.astype("=u4", order="C")
+            kinds = [FORMS[self.layout.forms[number][1]][0][1:] for number in numbers]
+            return [row.view(kind) for row, kind in zip(turned, kinds, strict=True)]
+        return [self._part(number, n, rows, at) for number in numbers]
+
+    def _usable(self, name: str) -> int:
         number = self.layout.names[name.lower()]
+        if number in self.layout.unusable:
+            raise UnsureError(self.layout.unusable[number])
+        return number
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, bytes, int]]:
+        """Number of rows, bytes that hold them, and where in these they begin."""
+        width = self.layout.offsets[-1]
+        buffer, first = self.hdu.buffer, self.hdu.data_start
+        if isinstance(buffer, bytes):
+            yield stop - start, buffer, first + start * width
+            return
+        step = self.block_rows
+        for at in range(start, max(stop, start + 1), step):
+            end = min(at + step, stop)
+            for known, until, rows in self._last:
+                if known <= at and end <= until:
+                    yield end - at, rows, (at - known) * width
+                    break
+            else:
+                rows = bytes_of(buffer, first + at * width, (end - at) * width)
+                self._last[:] = [(at, end, rows)]
+                yield end - at, rows, 0
+
+    def _part(self, number: int, n: int, rows: bytes, at: int) -> Array:
         repeat, letter, _ = self.layout.forms[number]
-        at = self.hdu.data_start + self.layout.offsets[number]
+        kind, size = FORMS[letter]
+        if n == 0 or repeat == 0:
+            empty = {"A": "U1", "L": "?"}.get(letter, kind.replace(">", "="))
+            return np.empty((n,) if repeat in {0, 1} or letter == "A" else (n, repeat), empty)
+        at += self.layout.offsets[number]
+        row_bytes = self.layout.offsets[-1]
         if letter == "A":
-            raw = bytes(self.hdu.buffer[at : at + repeat])
-            return raw.partition(b"\0")[0].decode("latin-1").strip()
-        if repeat != 1 or number in self.layout.scaled or letter == "L":
-            value = self.column(name, 0, 1)[0]
-            return value if isinstance(value, np.ndarray) else value.item()
-        found: int | float = _ONE[letter].unpack_from(self.hdu.buffer, at)[0]
+            return _text(np.ndarray((n,), f"S{repeat}", rows, at, (row_bytes,)))
+        view: Array = np.ndarray((n, repeat), kind, rows, at, (row_bytes, size))
+        view = view[:, 0] if repeat == 1 else view
+        if letter == "L":
+            return np.asarray(view == b"T")
+        native = view.astype(view.dtype.newbyteorder("="))
+        if number in self.layout.zeros:
+            return _unsigned(native, self.layout.zeros[number])
+        return native
+
+    def pick(self, wanted: Wanted) -> dict[str, Value]:
+        """Values of row 0, one number as a Python object; what no column holds is left out.
+
+        Parameters
+        ----------
+        wanted
+            Names to give values under, each with the columns it may be in.
+
+        Raises
+        ------
+        UnsureError, BadSpectrumError
+            As `column` does.
+        """
+        plan = self.layout.plan(wanted)
+        _, rows, at = next(self._blocks(0, 1))
+        found: dict[str, Value] = {}
+        values = plan.packed.unpack_from(rows, at)
+        for (name, is_text), raw in zip(plan.fields, values, strict=True):
+            found[name] = _string(raw) if is_text else raw
+        for name, column in plan.single:
+            value = self.column(column, 0, 1)[0]
+            found[name] = value if isinstance(value, np.ndarray) else value.item()
         return found
+
+
+def _string(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("latin-1").strip()
 
 
 def _text(raw: Array) -> Array:
@@ -178,70 +226,7 @@ def _text(raw: Array) -> Array:
 
 
 def _unsigned(signed: Array, zero: float) -> Array:
-    kind, bias = _UNSIGNED.get(signed.dtype.str[1:], ("", 0))
+    kind, bias = UNSIGNED[signed.dtype.str[1:]]
     # 2^63 stands in a header as an integer or as 9.223…E18: compare as floats, flip the top bit.
-    if zero != float(bias) or not bias:
-        msg = "TZERO"
-        raise UnsureError(msg)
+    assert zero == float(bias)
     return np.asarray(signed.view(kind) ^ np.array(bias, kind))
-
-
-@lru_cache(maxsize=64)
-def _layout(cards: bytes, n_columns: int) -> Layout:
-    """Columns by the cards that follow the mandatory ones.
-
-    Remembered by the cards themselves: a release has a handful of different tables.
-    """
-    names = _names(_numbered(cards, "TTYPE", n_columns))
-    forms = [_form(raw) for raw in _numbered(cards, "TFORM", n_columns)]
-    offsets = [*accumulate([form[2] for form in forms], initial=0)]
-    if _floats(cards, "TSCAL", 1.0):
-        msg = "TSCAL"
-        raise UnsureError(msg)
-    return Layout(offsets, names, forms, _floats(cards, "TZERO", 0.0))
-
-
-def _places(header: bytes, word: str) -> Array:
-    """Cards whose keyword begins with the first four letters of `word`, as card numbers."""
-    tags = np.frombuffer(header, "S4", len(header) // CARD * (CARD // 4))[:: CARD // 4]
-    return np.flatnonzero(tags.view("<u4") == int.from_bytes(word[:4].encode(), "little"))
-
-
-def _numbered(header: bytes, word: str, n: int) -> list[bytes]:
-    places = _places(header, word)
-    n_cards = len(header) // CARD
-    words = np.ndarray((n_cards,), "S8", header, 0, (CARD,))[places]
-    # Cards out of order or missing are legal but never seen: astropy sorts them out.
-    if n > len(_NUMBERS) or len(places) != n or not (words == _KEYS[word][:n]).all():
-        msg = "TFIELDS"
-        raise UnsureError(msg)
-    values = np.ndarray((n_cards,), f"S{_VALUE}", header, 10, (CARD,))[places]
-    return list(values.tolist())
-
-
-def _names(values: list[bytes]) -> dict[str, int]:
-    # A name of over 28 characters leaves its quote open here, and a comment may have a quote.
-    parts = b"\n".join(values).decode("latin-1").lower().split("'")
-    names = dict(zip(map(str.strip, parts[1::2]), range(len(values)), strict=False))
-    if len(parts) != 2 * len(values) + 1 or len(names) != len(values):
-        msg = "TTYPE"
-        raise UnsureError(msg)
-    return names
-
-
-def _form(raw: bytes) -> tuple[int, str, int]:
-    text = text_of(raw)
-    letter, count = text[-1:], text[:-1] or "1"
-    if letter not in _FORMS or not count.isdecimal():
-        raise UnsureError(text)
-    return int(count), letter, int(count) * _FORMS[letter][1]
-
-
-def _floats(header: bytes, word: str, plain: float) -> dict[int, float]:
-    cards = [header[CARD * int(at) : CARD * int(at) + CARD] for at in _places(header, word)]
-    try:
-        values = {int(card[5:8]) - 1: float(text_of(card[10:])) for card in cards}
-    except ValueError:
-        msg = word
-        raise UnsureError(msg) from None
-    return {number: value for number, value in values.items() if value != plain}

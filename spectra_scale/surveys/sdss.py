@@ -115,14 +115,40 @@ def usable_ivar(flux: Floats, ivar: Floats) -> tuple[Floats, Ints]:
     n_repaired
         Pixels that were set to 0, shape (...,). Pixels with ivar 0 already do not count.
     """
-    # One pass over each settles nearly all files: a NaN makes min and max NaN.
-    plain = bool(ivar.min(initial=0) >= 0 and np.isfinite(ivar.max(initial=0)))
-    if plain and np.isfinite(flux).all():
+    if is_plain(flux, ivar):
         return ivar, np.zeros(ivar.shape[:-1], np.int32)
     with np.errstate(invalid="ignore"):
         good = (ivar > 0) & np.isfinite(ivar) & np.isfinite(flux)
     repaired = np.count_nonzero(~good & (ivar != 0), axis=-1)
     return np.where(good, ivar, np.float32(0)), np.asarray(repaired, np.int32)
+
+
+def is_plain(flux: Floats, ivar: Floats) -> bool:
+    """Whether all of the flux is finite, and all of the inverse variance finite and not negative.
+
+    Parameters
+    ----------
+    flux, ivar
+        float32, contiguous, shape (..., pixel).
+
+    Returns
+    -------
+    bool
+        True for nearly all files: nothing has to be repaired.
+    """
+    if not flux.size:
+        return True
+    # A NaN makes minimum and maximum NaN; one pass over each is all that nearly all files need.
+    return bool(ivar.min() >= 0 and ivar.max() < np.inf and _is_finite(flux))
+
+
+def _is_finite(values: Floats) -> bool:
+    if values.ndim == 1:
+        with np.errstate(over="ignore", invalid="ignore"):
+            # The quickest pass there is: not finite if one is not, or if a square is too large.
+            if np.isfinite(np.dot(values, values)):
+                return True
+    return bool(np.isfinite(values).all())
 
 
 def reason_without_ivar(flux: Floats, ivar: Floats) -> Reason | None:

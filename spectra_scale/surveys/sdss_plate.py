@@ -7,12 +7,9 @@ file: what matches is the native pixel k.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,34 +21,32 @@ from spectra_scale.surveys.canonical import UnusableColumnError
 from spectra_scale.surveys.catalogue import WANTED, catalogue_of
 from spectra_scale.surveys.fits_bytes import (
     Array,
-    Hdu,
     UnsureError,
-    image,
     load,
     read_hdus,
 )
 from spectra_scale.surveys.fits_fallback import astropy_hdus
 from spectra_scale.surveys.fits_table import RawTable, Table
+from spectra_scale.surveys.fits_unpack import unpacked
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss import (
+    SDSS_FIRST_PIXEL,
+    SDSS_N_PIXELS,
     Floats,
     Ints,
     PlateArrays,
-    UInts,
-    is_outside_native_grid,
+    is_plain,
     reason_without_ivar,
     usable_ivar,
 )
+from spectra_scale.surveys.sdss_plate_file import PLUGMAP, PlateFile, open_plate
 from spectra_scale.surveys.tables import Source, open_source
 
-PLATE_NAME = re.compile(r"spPlate-(\d{4,5})-(\d{5})[^/]*\.fits(?:\.gz)?", re.IGNORECASE)
+PLATE_NAME = re.compile(r"spPlate-(\d{4,5})-(\d{5})[^/]*\.fits(?:\.(?:gz|fz))?", re.IGNORECASE)
 """Name of a plate file: plate, MJD."""
-ZBEST_NAME = re.compile(r"spZbest-(\d{4,5})-(\d{5})[^/]*\.fits(?:\.gz)?", re.IGNORECASE)
+ZBEST_NAME = re.compile(r"spZbest-(\d{4,5})-(\d{5})[^/]*\.fits(?:\.(?:gz|fz))?", re.IGNORECASE)
 """Name of a redshift file: plate, MJD."""
 
-_STEP = 1e-4
-_IMAGES = ("flux", "ivar", "mask")
-_PLUGMAP = 5
 _MESSAGES = {
     str(Reason.ALL_IVAR_ZERO): "no pixel has a positive inverse variance",
     str(Reason.BAD_IVAR): "no pixel has a usable inverse variance",
@@ -83,11 +78,22 @@ def read_plate(path: Path, fibers: npt.ArrayLike | None = None) -> PlateArrays:
     BadSpectrumError
         If the file cannot be used, or has no such fibre.
     """
-    plate = _open(path)
-    rows = _rows(path, plate.fiber, fibers)
-    flux, ivar, mask = plate.spectra(rows)
-    good, n_repaired, reasons = _checked(plate.first_pixel, flux, ivar)
-    return PlateArrays(plate.fiber[rows], plate.first_pixel, flux, good, mask, reasons, n_repaired)
+    plate = open_plate(path)
+    if fibers is None:
+        rows = np.arange(len(plate.fiber))
+    else:
+        rows = plate.rows_of(np.atleast_1d(np.asarray(fibers)).astype(np.int64))
+        if (rows < 0).any():
+            absent = np.atleast_1d(np.asarray(fibers))[rows < 0]
+            message = (
+                f"has {len(plate.fiber)} fibres, none of number {absent[0]} "
+                f"({len(absent)} missing)"
+            )
+            raise BadSpectrumError(Reason.ROW_WITHOUT_FIBRE, message, path)
+    found = _spectra(plate, rows)
+    arrays = (found.flux, found.ivar, found.mask_bits)
+    reasons = list(found.reason)
+    return PlateArrays(plate.fiber[rows], plate.first_pixel, *arrays, reasons, found.n_repaired)
 
 
 def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
@@ -96,7 +102,7 @@ def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
     Parameters
     ----------
     path
-        The spPlate file, gzipped or not.
+        The spPlate file, gzipped, fpacked or plain.
     fibers
         Fibre numbers, shape (spectrum,).
 
@@ -111,121 +117,71 @@ def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
     BadSpectrumError
         If the file cannot be used at all.
     """
-    plate = _open(path)
+    plate = open_plate(path)
     wanted = np.atleast_1d(np.asarray(fibers)).astype(np.int64)
-    row_of = {number: row for row, number in enumerate(plate.fiber.tolist())}
-    rows = np.array([row_of.get(number, -1) for number in wanted.tolist()], np.int64)
-    absent = rows < 0
-    flux, ivar, mask = plate.spectra(np.maximum(rows, 0))
-    for array in (flux, ivar, mask):
-        array[absent] = 0
-    good, n_repaired, reasons = _checked(plate.first_pixel, flux, ivar)
+    found = _spectra(plate, plate.rows_of(wanted))
+    for spectrum, reason in enumerate(found.reason):
+        if reason == Reason.ROW_WITHOUT_FIBRE:
+            n_fibers, number = len(plate.fiber), wanted[spectrum]
+            found.message[spectrum] = (  # type: ignore[index]  # the list made below
+                f"the plate file has {n_fibers} fibres, none of number {number}"
+            )
+    return found
+
+
+_ROWS_AT_ONCE = 32  # 0.6 MB an image: what is turned round is still in the cache to be checked
+
+
+def _spectra(plate: PlateFile, rows: npt.NDArray[np.int64]) -> SpectraBlock:
+    """Spectra of rows of a plate file; row -1 stands for a fibre that it lacks."""
+    shape = (len(rows), plate.n_pixels)
+    flux, ivar = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    mask = np.empty(shape, np.uint32)
+    reasons, n_repaired = [""] * len(rows), np.zeros(len(rows), np.int32)
+    for start, stop in _runs(rows):
+        here = slice(start, stop)
+        if rows[start] < 0:
+            flux[here], ivar[here], mask[here] = 0, 0, 0
+            reasons[here] = [str(Reason.ROW_WITHOUT_FIBRE)] * (stop - start)
+            continue
+        for image, array in enumerate((flux, ivar, mask)):
+            plate.read_into(array[here], image, int(rows[start]))
+        reasons[here], n_repaired[here] = _check(plate.first_pixel, flux[here], ivar[here])
     messages = [_MESSAGES.get(reason, "") for reason in reasons]
-    for row in np.flatnonzero(absent).tolist():
-        reasons[row] = str(Reason.ROW_WITHOUT_FIBRE)
-        messages[row] = f"the plate file has {len(row_of)} fibres, none of number {wanted[row]}"
-    return SpectraBlock(plate.first_pixel, flux, good, mask, reasons, messages, n_repaired)
+    plate.check_unchanged()
+    return SpectraBlock(plate.first_pixel, flux, ivar, mask, reasons, messages, n_repaired)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Plate:
-    """An open plate file: views of its images, its fibre numbers and first pixel."""
-
-    images: list[Array]
-    fiber: npt.NDArray[np.int32]
-    first_pixel: int
-
-    def spectra(self, rows: Any) -> tuple[Floats, Floats, UInts]:
-        flux, ivar = (view[rows].astype(np.float32) for view in self.images[:2])
-        return flux, ivar, self.images[2][rows].astype(np.int32).view(np.uint32)
-
-
-def _open(path: Path) -> _Plate:
-    buffer = load(path, mapped=True)
-    try:
-        hdus = read_hdus(buffer, _PLUGMAP + 1)
-        images = [_image(path, hdus, index) for index in range(len(_IMAGES))]
-        numbers = _fibers(hdus[_PLUGMAP:], images[0].shape[0])
-        return _Plate(images, numbers, _first_pixel(path, hdus[0]))
-    except UnsureError as error:
-        # A damaged or compressed plate file of 60 MB and more is not worth a second reader.
-        message = f"is damaged or not a plain spPlate file (at {error}): fetch it again"
-        raise BadSpectrumError(Reason.UNREADABLE, message, path) from error
+def _runs(rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ranges of `rows` that follow each other in the file, none longer than is read at once."""
+    # Each fibre that the file lacks is a range by itself.
+    breaks = np.flatnonzero(np.diff(np.where(rows < 0, -2, rows)) != 1) + 1
+    edges = [0, *breaks.tolist(), len(rows)]
+    return [
+        (at, min(at + _ROWS_AT_ONCE, stop))
+        for start, stop in pairwise(edges)
+        for at in range(start, stop, _ROWS_AT_ONCE)
+    ]
 
 
-def _checked(first: int, flux: Floats, ivar: Floats) -> tuple[Floats, Ints, list[str]]:
+def _check(first: int, flux: Floats, ivar: Floats) -> tuple[list[str], Ints]:
+    """Why fibres cannot be used, and their repaired pixels; `ivar` is changed where needed."""
+    low = max(SDSS_FIRST_PIXEL - first, 0)
+    high = max(SDSS_FIRST_PIXEL + SDSS_N_PIXELS - first, 0)
+    outside = bool(ivar[:, :low].any() or ivar[:, high:].any())
+    if not outside and is_plain(flux, ivar) and (ivar.max(axis=1) > 0).all():
+        return [""] * len(flux), np.zeros(len(flux), np.int32)
     good, n_repaired = usable_ivar(flux, ivar)
-    reasons = [_reason(first, f, v, g) for f, v, g in zip(flux, ivar, good, strict=True)]
-    unusable = np.array([bool(reason) for reason in reasons], bool)
-    if unusable.any():
-        good = np.where(unusable[:, None], np.float32(0), good)
-    return good, n_repaired, reasons
-
-
-def _image(path: Path, hdus: list[Hdu], index: int) -> Array:
-    name = _IMAGES[index]
-    if index >= len(hdus):
-        message = f"has {len(hdus)} HDU, expected {name} in HDU {index}: it is cut or trimmed"
-        raise BadSpectrumError(Reason.MISSING_HDU, message, path)
-    hdu = hdus[index]
-    if not hdu.complete:
-        message = (
-            f"ends at byte {len(hdu.buffer)}, but {name} (HDU {index}) needs "
-            f"{hdu.data_start + hdu.data_size}: fetch the file again"
-        )
-        raise BadSpectrumError(Reason.TRUNCATED, message, path)
-    view = image(hdu)
-    expected = (hdus[0].integer("NAXIS2", 0), hdus[0].integer("NAXIS1", 0))
-    wrong_kind = view.dtype.kind != ("i" if name == "mask" else "f") or view.dtype.itemsize != 4
-    if view.shape != expected or wrong_kind or not view.size:
-        message = (
-            f"HDU {index} is {view.dtype} of shape {view.shape}, expected {name} of shape "
-            f"(fibre, pixel) = {expected} in 4 bytes"
-        )
-        raise BadSpectrumError(Reason.MISSING_HDU, message, path)
-    return view
-
-
-def _first_pixel(path: Path, primary: Hdu) -> int:
-    try:
-        start, step = (float(primary.card(key) or "nan") for key in ("COEFF0", "COEFF1"))
-    except ValueError:
-        start = step = math.nan
-    nearest = start / _STEP
-    off = not abs(step - _STEP) < 1e-10 or not 3 < start < 5
-    if off or abs(nearest - round(nearest)) > 0.1:
-        message = (
-            f"COEFF0 = {start}, COEFF1 = {step}: expected pixels of 1e-4 dex on its multiples"
-        )
-        raise BadSpectrumError(Reason.BAD_LOGLAM, message, path)
-    return round(nearest)
-
-
-def _fibers(plugmap: Sequence[Hdu], n_fibers: int) -> npt.NDArray[np.int32]:
-    if plugmap and plugmap[0].complete and plugmap[0].card("XTENSION") == "BINTABLE":
-        table = RawTable.of(plugmap[0])
-        if "FIBERID" in table and table.n_rows == n_fibers:
-            return np.asarray(table.column("FIBERID"), np.int32)
-    # Row = FIBERID - 1 in all releases.
-    return np.arange(1, n_fibers + 1, dtype=np.int32)
-
-
-def _rows(path: Path, numbers: npt.NDArray[np.int32], fibers: npt.ArrayLike | None) -> Any:
-    if fibers is None:
-        return slice(None)
-    row_of = {int(number): row for row, number in enumerate(numbers)}
-    wanted = [int(fiber) for fiber in np.atleast_1d(np.asarray(fibers))]
-    absent = [fiber for fiber in wanted if fiber not in row_of]
-    if absent:
-        message = f"has {len(numbers)} fibres, none of number {absent[0]} ({len(absent)} missing)"
-        raise BadSpectrumError(Reason.ROW_WITHOUT_FIBRE, message, path)
-    return np.array([row_of[fiber] for fiber in wanted], np.int64)
-
-
-def _reason(first: int, flux: Array, ivar: Array, good: Array) -> str:
-    if not good.any():
-        return str(reason_without_ivar(flux, ivar) or Reason.ALL_IVAR_ZERO)
-    return str(Reason.OUTSIDE_NATIVE_GRID) if is_outside_native_grid(first, good) else ""
+    reasons = []
+    for spectrum, (f, v, g) in enumerate(zip(flux, ivar, good, strict=True)):
+        reason = ""
+        if not g.any():
+            reason = str(reason_without_ivar(f, v) or Reason.ALL_IVAR_ZERO)
+        elif g[:low].any() or g[high:].any():
+            reason = str(Reason.OUTSIDE_NATIVE_GRID)
+        reasons.append(reason)
+        ivar[spectrum] = 0 if reason else g
+    return reasons, n_repaired
 
 
 def find_zbest(spplate: Path) -> Path | None:
@@ -246,7 +202,7 @@ def find_zbest(spplate: Path) -> Path | None:
     if match is None:
         return None
     stem = f"spZbest-{match[1]}-{match[2]}"
-    found = [p for name in (f"{stem}*.fits", f"{stem}*.fits.gz") for p in _both(spplate, name)]
+    found = _both(spplate, f"{stem}*.fits*")
     found = [path for path in sorted(found) if ZBEST_NAME.fullmatch(path.name)]
     beside = [path for path in found if path.parent == spplate.parent]
     same = [path for path in found if path.parent.name == spplate.parent.parent.name]
@@ -302,8 +258,7 @@ def _as_bad(error: SpectraScaleError, path: Path) -> BadSpectrumError:
 
 def _reduction(path: Path) -> str:
     try:
-        header = read_hdus(load(path, mapped=True), 1)[0]
-        found = header.card("RUN2D") or ""
+        found = read_hdus(load(path, mapped=True), 1)[0].card("RUN2D") or ""
     except UnsureError:
         found = ""
     if found:
@@ -322,9 +277,11 @@ def _positions(source: Source, spplate: Path | None) -> dict[str, Array]:
 
 
 def _plugmap(spplate: Path) -> Table | None:
+    buffer = load(spplate, mapped=True)
     try:
-        hdus = read_hdus(load(spplate, mapped=True), _PLUGMAP + 1)
-        return RawTable.of(hdus[_PLUGMAP]) if len(hdus) > _PLUGMAP else None
+        buffer = unpacked(buffer) or buffer
+        hdus = read_hdus(buffer, PLUGMAP + 1)
+        return RawTable.of(hdus[PLUGMAP]) if len(hdus) > PLUGMAP else None
     except UnsureError:
-        found = astropy_hdus(spplate, _PLUGMAP + 1)
-        return found[_PLUGMAP].table if len(found) > _PLUGMAP else None
+        found = astropy_hdus(buffer, PLUGMAP + 1)
+        return found[PLUGMAP].table if len(found) > PLUGMAP else None

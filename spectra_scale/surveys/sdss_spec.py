@@ -1,6 +1,7 @@
-"""Single-object SDSS spectrum files (spec and spec-lite, DR8 to DR17): formats.md A1.
+"""Single-object SDSS spectrum files, spec and spec-lite, DR8 to DR20: formats.md A1.
 
-A plain file is read by our own parser; whatever that is not sure of goes to astropy. Both give the
+To DR17 a spectrum is named by plate, MJD and fibre; what SDSS-V does otherwise is in `sdssv`. A
+plain file is read by our own parser; whatever that is not sure of goes to astropy. Both give the
 same numbers to the bit.
 """
 
@@ -19,22 +20,27 @@ from spectra_scale.errors import BadSpectrumError
 from spectra_scale.spectrum.grid import NATIVE_STEP
 from spectra_scale.spectrum.observed import OffGridError, snap_loglam
 from spectra_scale.surveys import lines as line_tables
+from spectra_scale.surveys import sdssv
 from spectra_scale.surveys.block import SpectraBlock
 from spectra_scale.surveys.canonical import UnusableColumnError
 from spectra_scale.surveys.canonical_row import row_of
 from spectra_scale.surveys.fits_bytes import (
     BLOCK,
     NO_END,
+    PACKED,
+    Array,
     Buffer,
     Hdu,
     UnsureError,
     Want,
+    card_value,
     load,
+    read_hdu,
     read_hdus,
 )
-from spectra_scale.surveys.fits_bytes import card_value as value_of
 from spectra_scale.surveys.fits_fallback import AstropyHdu, astropy_hdus
 from spectra_scale.surveys.fits_table import RawTable, Table
+from spectra_scale.surveys.fits_unpack import unpacked
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss import (
     SpecFile,
@@ -44,17 +50,21 @@ from spectra_scale.surveys.sdss import (
     usable_ivar,
 )
 
-FILE_NAME = re.compile(r"spec-(\d{4,5})-(\d{5})-(\d{4})\.fits(?:\.gz)?", re.IGNORECASE)
-"""Name of a spectrum file: plate, MJD, fibre."""
+FILE_NAME = re.compile(r"spec-(\d{4,5})-(\d{5})-(\d{4})\.fits(?:\.(?:gz|fz))?", re.IGNORECASE)
+"""Name of a spectrum file to DR17: plate, MJD, fibre. Of SDSS-V: `sdssv.FILE_NAME`."""
 
 _COADD_COLUMNS = ("flux", "loglam", "ivar", "and_mask")
 _ALL_HDUS = 64  # a full file has 4 to some 60: B and R of each exposure
-
 
 _COADD = Want(("COADD",), 1)
 _ROW = Want(("SPECOBJ", "SPALL"), 2)
 # SPZLINE became ZLINE and HDU 4 in DR18, where ZALL took its place.
 _LINES = Want(("SPZLINE", "ZLINE"), 3)
+_LINES_AFTER_ZALL = Want(("ZLINE",), 4)
+
+# Wavelengths as files hold them, from 10^3 to 10^5 Å.
+_GRID_FIRST, _GRID_STOP = 30000, 50000
+_GRID = (np.arange(_GRID_FIRST, _GRID_STOP) * NATIVE_STEP).astype(np.float32)
 
 
 def read_spec(path: Path, *, want_row: bool = True, want_lines: bool = False) -> SpecFile:
@@ -83,11 +93,23 @@ def read_spec(path: Path, *, want_row: bool = True, want_lines: bool = False) ->
     """
     buffer = load(path)
     wants = (_COADD, *((_ROW,) if want_row else ()), *((_LINES,) if want_lines else ()))
+    if isinstance(buffer, bytes):
+        return _read_any(path, buffer, wants)
+    with buffer:
+        found = _read_any(path, buffer, wants)
+        buffer.check_unchanged()
+    return found
+
+
+def _read_any(path: Path, buffer: Buffer, wants: tuple[Want, ...]) -> SpecFile:
     try:
         return _read(path, buffer, wants, _fast_tables)
     except UnsureError as error:
         unsure = str(error)
     try:
+        plain = unpacked(buffer) if unsure == PACKED else None
+        if plain is not None:
+            return _read(path, plain, wants, _fast_tables)
         return _read(path, buffer, wants, _slow_tables)
     except UnsureError as error:
         # A header without END is one that was cut, or whose END was overwritten.
@@ -150,8 +172,12 @@ def _read(path: Path, buffer: Buffer, wants: tuple[Want, ...], opener: _Opener) 
         row = _row(path, buffer, tables[_ROW])
     found_lines = None
     if _LINES in wants:
+        table = tables[_LINES]
+        if table is not None and "LINENAME" not in table:
+            # Without EXTNAMEs, HDU 3 is ZALL in SDSS-V.
+            table = opener(path, buffer, (_LINES_AFTER_ZALL,))[_LINES_AFTER_ZALL]
         redshift = row["z"] if row else _redshift(path, buffer, wants, opener)
-        found_lines = _lines(tables[_LINES], redshift)
+        found_lines = _lines(table, redshift)
     return SpecFile(arrays, row, found_lines, n_repaired)
 
 
@@ -202,16 +228,12 @@ def _arrays(path: Path, buffer: Buffer, table: Table | None) -> tuple[SpectrumAr
         raise BadSpectrumError(Reason.MISSING_COLUMN, message, path)
     if table.n_rows == 0:
         raise BadSpectrumError(Reason.NO_ROWS, "COADD has 0 rows, expected some 4000", path)
-    flux, loglam, ivar, mask = (table.column(name) for name in _COADD_COLUMNS)
-    kinds = (flux.dtype.str[1:], loglam.dtype.kind, ivar.dtype.str[1:], mask.dtype.str[1:])
-    if kinds != ("f4", "f", "f4", "i4") or any(
-        column.ndim != 1 for column in (flux, loglam, ivar, mask)
-    ):
-        message = f"COADD has columns of types {kinds}, expected float32 and an int32 mask"
-        raise BadSpectrumError(Reason.MISSING_COLUMN, message, path)
+    columns = table.columns(_COADD_COLUMNS)
+    flux, loglam, ivar, mask = (columns[name] for name in _COADD_COLUMNS)
+    _check_kinds(path, columns)
     first = _first_pixel(path, loglam)
     good, n_repaired = usable_ivar(flux, ivar)
-    if not good.any():
+    if not good.max() > 0:
         reason = reason_without_ivar(flux, ivar) or Reason.ALL_IVAR_ZERO
         message = f"none of {len(ivar)} pixels has a usable inverse variance"
         raise BadSpectrumError(reason, message, path)
@@ -221,16 +243,26 @@ def _arrays(path: Path, buffer: Buffer, table: Table | None) -> tuple[SpectrumAr
     return SpectrumArrays(first, flux, good, mask.view(np.uint32)), int(n_repaired)
 
 
-def _first_pixel(path: Path, loglam: np.ndarray[Any, Any]) -> int:
+def _check_kinds(path: Path, columns: dict[str, Array]) -> None:
+    kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
+    expected = kinds["flux"] == kinds["ivar"] == "f4" and kinds["and_mask"] == "i4"
+    flat = all(column.ndim == 1 for column in columns.values())
+    if not (expected and flat and kinds["loglam"][0] == "f"):
+        message = f"COADD has columns of types {kinds}, expected float32 and an int32 mask"
+        raise BadSpectrumError(Reason.MISSING_COLUMN, message, path)
+
+
+def _first_pixel(path: Path, loglam: Array) -> int:
+    if loglam.dtype == np.float32 and _GRID[0] < loglam[0] < _GRID[-1]:
+        first = round(float(loglam[0]) / NATIVE_STEP)
+        at = first - _GRID_FIRST
+        # The grid to the last bit, as in all real files: far quicker to see than to snap.
+        if loglam.tobytes() == _GRID[at : at + len(loglam)].tobytes():
+            return first
     # Wavelengths far off would overflow the integers of the snapping.
     if not (loglam.min() > 3 and loglam.max() < 5):
         message = f"loglam runs from {loglam.min()} to {loglam.max()}, expected 3.5 to 4.1"
         raise BadSpectrumError(Reason.BAD_LOGLAM, message, path)
-    first = round(float(loglam[0]) / NATIVE_STEP)
-    exact = np.arange(first, first + len(loglam)) * NATIVE_STEP
-    if loglam.dtype == np.float32 and np.array_equal(loglam, exact.astype(np.float32)):
-        # The grid to the last bit, as in all real files: three times faster to see than to snap.
-        return first
     try:
         return int(snap_loglam(loglam)[0])
     except OffGridError as error:
@@ -238,14 +270,14 @@ def _first_pixel(path: Path, loglam: np.ndarray[Any, Any]) -> int:
 
 
 def _without_coadd(path: Path, buffer: Buffer) -> BadSpectrumError:
-    header = bytes(buffer[: 8 * BLOCK])
-    if value_of(header, "SPEC_CLN") is not None and value_of(header, "NAXIS") == "2":
+    header = buffer[: 16 * BLOCK]
+    if card_value(header, "SPEC_CLN") is not None and card_value(header, "NAXIS") == "2":
         message = (
             "is a DR7 spSpec file (or older), another format and another reduction: get the "
             f"spec-PLATE-MJD-FIBER.fits files of DR8 or later{_same_in_dr8(header)}"
         )
         return BadSpectrumError(Reason.DR7_SPSPEC, message, path)
-    if value_of(header, "PLATEID") is None and value_of(header, "COEFF0") is None:
+    if card_value(header, "PLATEID") is None and card_value(header, "COEFF0") is None:
         message = "is FITS, but has no COADD table and no SDSS header"
         return BadSpectrumError(Reason.UNKNOWN_FORMAT, message, path)
     message = "has no COADD table (HDU 1 with flux, loglam, ivar, and_mask)"
@@ -253,7 +285,7 @@ def _without_coadd(path: Path, buffer: Buffer) -> BadSpectrumError:
 
 
 def _same_in_dr8(header: bytes) -> str:
-    parts = [value_of(header, key) or "" for key in ("PLATEID", "MJD", "FIBERID")]
+    parts = [card_value(header, key) or "" for key in ("PLATEID", "MJD", "FIBERID")]
     if not all(part.isdecimal() for part in parts):
         return ""
     return ", this one is spec-{:04d}-{}-{:04d}.fits".format(*(int(part) for part in parts))
@@ -266,20 +298,31 @@ def _row(path: Path, buffer: Buffer, table: Table | None) -> dict[str, Any]:
     if table.n_rows == 0:
         raise BadSpectrumError(Reason.NO_ROWS, "SPECOBJ has 0 rows, expected 1", path)
     try:
-        # RUN2D is absent from legacy headers: HDU 2 has it in all releases.
-        reduction = "" if "RUN2D" in table else value_of(bytes(buffer[: 8 * BLOCK]), "RUN2D")
-        row = row_of(table, reduction or "")
+        if sdssv.is_sdssv(table):
+            row = sdssv.row_of(table, _header(buffer))
+        else:
+            # RUN2D is absent from legacy headers: HDU 2 has it in all releases.
+            reduction = "" if "RUN2D" in table else card_value(_header(buffer), "RUN2D")
+            row = row_of(table, reduction or "")
     except UnusableColumnError as error:
         raise BadSpectrumError(Reason.MISSING_COLUMN, str(error), path) from error
     _check_row(path, row)
     return row
 
 
+def _header(buffer: Buffer) -> bytes:
+    hdu = read_hdu(buffer, 0)
+    return b"" if hdu is None else hdu.header
+
+
 def _check_row(path: Path, row: dict[str, Any]) -> None:
     name = FILE_NAME.fullmatch(path.name)
-    found = (row["plate"], row["mjd"], row["fiber"])
+    found, what = (row["plate"], row["mjd"], row["fiber"]), "plate-MJD-fibre"
+    if name is None and (name := sdssv.FILE_NAME.fullmatch(path.name)):
+        found, what = (row["field"], row["mjd"], row["catalogid"]), "field-MJD-catalogid"
     if name and tuple(int(part) for part in name.groups()) != found:
-        message = "its row (HDU 2) is of plate-MJD-fibre {}-{}-{}".format(*found)
+        key = row["spectrum_key"]
+        message = f"its row (HDU 2) is of {key}, its name of another {what}"
         raise BadSpectrumError(Reason.IDENTITY_MISMATCH, message, path)
     if not math.isfinite(row["z"]) or row["z"] <= -1:
         message = f"redshift is {row['z']}, expected a number above -1"
@@ -289,5 +332,4 @@ def _check_row(path: Path, row: dict[str, Any]) -> None:
 def _lines(table: Table | None, redshift: float) -> dict[str, Any] | None:
     if table is None or not all(name in table for name in line_tables.SPZLINE_COLUMNS):
         return None
-    columns = {name: table.column(name) for name in line_tables.SPZLINE_COLUMNS}
-    return line_tables.lines_from_spzline(columns, redshift)
+    return line_tables.lines_from_spzline(table.columns(line_tables.SPZLINE_COLUMNS), redshift)

@@ -13,9 +13,18 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from spectra_scale.errors import BadSpectrumError, SpectraScaleError
-from spectra_scale.surveys.fits_bytes import Array, Buffer, UnsureError, load, read_hdu
-from spectra_scale.surveys.fits_fallback import astropy_hdus
+from spectra_scale.surveys.fits_bytes import (
+    PACKED,
+    Array,
+    Buffer,
+    UnsureError,
+    load,
+    read_hdu,
+)
+from spectra_scale.surveys.fits_fallback import MOST_BY_ASTROPY, EitherTable, astropy_hdus
+from spectra_scale.surveys.fits_files import OpenGzip
 from spectra_scale.surveys.fits_table import RawTable, Table
+from spectra_scale.surveys.fits_unpack import unpacked
 
 _HDUS_TO_TRY = 8
 _BLOCK_ROWS = 1 << 16
@@ -63,16 +72,41 @@ class Source:
         SpectraScaleError
             If there is no such column, or its values cannot be read.
         """
-        if name not in self:
-            msg = f"{self.path} has no column {name}; found {self.some_names()}."
-            raise SpectraScaleError(msg)
+        return self.read_many((name,), start, stop)[name]
+
+    def read_many(
+        self, names: Sequence[str], start: int = 0, stop: int | None = None
+    ) -> dict[str, Array]:
+        """Rows `start` to `stop` of several columns by the names given, the rows read once.
+
+        Parameters
+        ----------
+        names
+            The columns, in any case.
+        start, stop
+            The rows; by default all. Of a large file they are read in blocks, so that memory is
+            needed for the result alone.
+
+        Raises
+        ------
+        SpectraScaleError
+            As `read` does.
+        """
+        for name in names:
+            if name not in self:
+                msg = f"{self.path} has no column {name}; found {self.some_names()}."
+                raise SpectraScaleError(msg)
+        end = self.n_rows if stop is None else min(stop, self.n_rows)
         if isinstance(self.holder, pa.Table):
-            end = self.n_rows if stop is None else min(stop, self.n_rows)
-            return _arrow_values(self.holder.column(self.names[name.lower()])[start:end])
+            columns = {name: self.holder.column(self.names[name.lower()]) for name in names}
+            return {name: _arrow_values(column[start:end]) for name, column in columns.items()}
         try:
-            return self.holder.column(name, start, stop)
+            return self.holder.columns(names, start, end)
         except UnsureError as error:
-            msg = f"{self.path}: column {name} cannot be read: {error}"
+            msg = f"{self.path}: columns {', '.join(names)} cannot be read: {error}"
+            raise SpectraScaleError(msg) from error
+        except BadSpectrumError as error:
+            msg = f"{self.path}: rows {start} to {end} cannot be read: {error.message}"
             raise SpectraScaleError(msg) from error
 
     def whole(self, names: Sequence[str]) -> Array:
@@ -94,9 +128,15 @@ class Source:
         return np.where(good, numbers, -1).astype(np.int64)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, so that a wide table is gone through once and in little memory."""
-        for start in range(0, max(self.n_rows, 1), _BLOCK_ROWS):
-            yield start, min(start + _BLOCK_ROWS, self.n_rows)
+        """Ranges of rows, so that a wide table is gone through once and in little memory.
+
+        Of the rows of one range, several columns in turn cost one read.
+        """
+        step = _BLOCK_ROWS
+        if isinstance(self.holder, EitherTable):
+            step = min(step, self.holder.raw.block_rows)
+        for start in range(0, max(self.n_rows, 1), step):
+            yield start, min(start + step, self.n_rows)
 
 
 def open_source(path: Path, wanted: Collection[str]) -> Source:
@@ -159,8 +199,7 @@ def _from_csv(path: Path, wanted: Collection[str]) -> Source:
 
 def _from_fits(path: Path) -> Source:
     try:
-        buffer = load(path, mapped=True)
-        table, names = _fits_table(path, buffer)
+        table, names = _fits_table(load(path, mapped=True))
     except (BadSpectrumError, UnsureError) as error:
         what = error.message if isinstance(error, BadSpectrumError) else str(error)
         msg = f"{path} holds no table that can be read: {what}. Expected a FITS table."
@@ -168,27 +207,34 @@ def _from_fits(path: Path) -> Source:
     return Source(path, table.n_rows, names, table)
 
 
-def _fits_table(path: Path, buffer: Buffer) -> tuple[Table, dict[str, str]]:
+def _fits_table(buffer: Buffer) -> tuple[Table, dict[str, str]]:
     try:
-        raw = _first_raw(buffer)
-        return raw, {name: name for name in raw.names}
-    except UnsureError:
-        pass
-    for hdu in astropy_hdus(path, _HDUS_TO_TRY):
+        return _named(_first_raw(buffer))
+    except UnsureError as error:
+        if str(error) == PACKED:
+            return _named(_first_raw(unpacked(buffer) or b""))
+    if not isinstance(buffer, OpenGzip) and len(buffer) > MOST_BY_ASTROPY:
+        msg = f"its headers are not plain, and {len(buffer)} bytes are too many for astropy"
+        raise UnsureError(msg)
+    for hdu in astropy_hdus(buffer, _HDUS_TO_TRY):
         if hdu.table is not None:
             return hdu.table, dict(hdu.table.names)
     msg = "no table HDU"
     raise UnsureError(msg)
 
 
-def _first_raw(buffer: Buffer) -> RawTable:
+def _named(table: EitherTable) -> tuple[Table, dict[str, str]]:
+    return table, {name: name for name in table.raw.names}
+
+
+def _first_raw(buffer: Buffer) -> EitherTable:
     at = 0
-    for _ in range(_HDUS_TO_TRY):
+    for index in range(_HDUS_TO_TRY):
         hdu = read_hdu(buffer, at)
         if hdu is None:
             break
-        if hdu.card("XTENSION") == "BINTABLE":
-            return RawTable.of(hdu)
+        if hdu.card("XTENSION") == "BINTABLE" and hdu.card("ZIMAGE") != "T":
+            return EitherTable(RawTable.of(hdu), index)
         at = hdu.end
     msg = "no table HDU"
     raise UnsureError(msg)
