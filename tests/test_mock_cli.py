@@ -154,9 +154,15 @@ def test_a_share_that_is_negative_is_named():
 
 
 def test_one_survey_or_shares_are_asked_for():
-    assert chosen_fractions(None, None, None) == {"boss_fraction": 0.25, "desi_fraction": 0.0}
-    assert chosen_fractions(None, None, 0.5) == {"boss_fraction": 0.25, "desi_fraction": 0.5}
-    assert chosen_fractions("desi", None, None) == {"boss_fraction": 0.0, "desi_fraction": 1.0}
+    def shares(*asked: object) -> list[float]:
+        found = chosen_fractions(*asked)
+        return [found.pop(f"{name}_fraction") for name in ("boss", "desi", "sdssv")]
+
+    assert shares(None, None, None) == [0.25, 0.0, 0.0]
+    assert shares(None, None, 0.5) == [0.25, 0.5, 0.0]
+    assert shares(None, None, None, 0.3) == [0.25, 0.0, 0.3]
+    assert shares("desi", None, None) == [0.0, 1.0, 0.0]
+    assert shares("sdssv", None, None) == [0.0, 0.0, 1.0]
     with pytest.raises(UsageError, match="survey=desi"):
         chosen_fractions("desi", None, 1.0)
 
@@ -165,6 +171,7 @@ def test_spec_files_are_those_of_legacy_and_boss_spectra():
     assert default_spec_files(10_000, 0.0) == 200
     assert default_spec_files(100, 0.75) == 25
     assert default_spec_files(100, 1.0) == 0
+    assert default_spec_files(100, 0.5, 0.25) == 25
 
 
 def test_numbers_of_an_option():

@@ -23,7 +23,7 @@ _FIRST_SDSS_ID = 54_000_000
 #: What stands for no SDSS_ID.
 NO_SDSS_ID = -999
 # One object in so many has none.
-_WITHOUT = 97
+_WITHOUT = 29
 
 
 def _numbers(task: MockTask) -> Ints:
@@ -40,7 +40,7 @@ def catalog_ids(task: MockTask) -> Ints:
 
 
 def sdss_ids(task: MockTask) -> Ints:
-    """SDSS_ID of the objects of `task`, shape (n_science,); `NO_SDSS_ID` for about 1 %."""
+    """SDSS_ID of the objects of `task`, shape (n_science,); `NO_SDSS_ID` for a few."""
     number = _numbers(task)
     return np.where(number % _WITHOUT == 0, NO_SDSS_ID, _FIRST_SDSS_ID + number)
 

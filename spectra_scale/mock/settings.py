@@ -108,11 +108,11 @@ class MockSettings:
     fibers_sdssv: int = 500
 
     def __post_init__(self) -> None:
-        self._check_numbers()
         for name, value in asdict(self).items():
             if name.endswith("_fraction") and not 0 <= value <= 1:
                 message = f"{name}={value}: expected a share between 0 and 1."
                 raise UsageError(message)
+        self._check_numbers()
         if self.boss_fraction + self.desi_fraction + self.sdssv_fraction > 1 + 1e-9:
             message = (
                 f"boss_fraction={self.boss_fraction}, desi_fraction={self.desi_fraction} and "
