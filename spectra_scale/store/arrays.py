@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import zarr
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ from zarr.errors import ZarrUserWarning
 from spectra_scale.errors import DamagedArtifactError
 from spectra_scale.provenance import file_digest
 from spectra_scale.store.schema import SHARDS, ArraySpec
+from spectra_scale.store.shards import (
+    CODEC,
+    ShardedArray,
+    read_some,
+    read_span,
+    sharded_array,
+    write_shard_file,
+)
 from spectra_scale.store.tables import read_table, write_table
 
 
@@ -115,7 +124,7 @@ def create_arrays(
             shards=(layout.shard_rows, shape[1]),
             # lz4 with bit-shuffle: noisy float32 does not compress further. CRC32C after it, or a
             # flipped byte of the payload would be read as data.
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
+            compressors=[BloscCodec(**CODEC), Crc32cCodec()],
             fill_value=0,
             dimension_names=spec.dims,
             attributes={"units": spec.unit, "description": spec.doc},
@@ -143,7 +152,7 @@ def open_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Ar
 
 
 def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> None:
-    """Write one whole shard of one array.
+    """Write one whole shard of one array: the file takes its name when it is whole.
 
     Parameters
     ----------
@@ -154,14 +163,54 @@ def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> No
     values
         Shape (rows of the shard, pixels).
     """
-    array = open_array(path, name, "r+")
-    assert array.shards is not None
-    shard_rows = array.shards[0]
+    ours = sharded_array(path, name)
+    array = open_array(path, name, "r+") if ours is None else ours
+    shard_rows = _shard_rows(array)
     assert shard.start % shard_rows == 0, f"{name}: shard starts at {shard.start}"
     end = min(shard.start + shard_rows, array.shape[0])
     assert shard.stop == end, f"{name}: ends {shard.stop}"
     assert values.shape == (shard.n_rows, array.shape[1]), f"{name}: {values.shape}"
-    array[shard.rows] = values
+    assert values.dtype == array.dtype, f"{name}: {values.dtype}"
+    if isinstance(array, ShardedArray):
+        write_shard_file(array, shard.start // shard_rows, values)
+    else:
+        array[shard.rows] = values
+
+
+def _shard_rows(array: ShardedArray | zarr.Array[Any]) -> int:
+    if isinstance(array, ShardedArray):
+        return array.shard_rows
+    assert array.shards is not None
+    return int(array.shards[0])
+
+
+def read_rows(
+    path: Path, name: str, rows: slice | NDArray[np.int64], out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Read rows of one array.
+
+    Parameters
+    ----------
+    path, name
+        Group and array.
+    rows
+        A slice without a step, or row numbers, ascending.
+    out
+        Where consecutive rows go, C-contiguous, shape (row, column); a new array if not given.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If a shard is cut, or a checksum does not agree.
+    """
+    array = sharded_array(path, name)
+    if array is None:
+        found = open_array(path, name)
+        return np.asarray(found[rows] if isinstance(rows, slice) else found.oindex[rows])
+    if isinstance(rows, slice):
+        start, stop, _ = rows.indices(array.shape[0])
+        return read_span(array, start, max(start, stop), out)
+    return read_some(array, rows)
 
 
 def _shard_file(path: Path, name: str, index: int) -> Path:

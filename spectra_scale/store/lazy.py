@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra_scale.store.arrays import open_array
+from spectra_scale.store.arrays import open_array, read_rows
 
 
 def read_block(
@@ -22,7 +22,7 @@ def read_block(
     """
     assert block_info is not None
     rows, columns = block_info[None]["array-location"]
-    return np.asarray(open_array(path, name)[slice(*rows), slice(*columns)])
+    return read_rows(path, name, slice(*rows))[:, slice(*columns)]
 
 
 def lazy_array(path: Path, name: str) -> Any:

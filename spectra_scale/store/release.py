@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spectra_scale.errors import UsageError
 from spectra_scale.spectrum.grid import NativeGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
-from spectra_scale.store.arrays import open_array
+from spectra_scale.store.arrays import read_rows
 from spectra_scale.store.objects import column
 
 KIND = "ingest"
@@ -32,15 +32,8 @@ def read_native(
     arrays: Path, grid: NativeGrid, rows: slice | NDArray[np.int64], keys: NDArray[Any]
 ) -> ObservedSpectra:
     """Read native spectra of one Zarr group; usable inside a task, by path."""
-    flux, ivar, bits = (_take(arrays, name, rows) for name in ("flux", "ivar", "mask_bits"))
+    flux, ivar, bits = (read_rows(arrays, name, rows) for name in ("flux", "ivar", "mask_bits"))
     return ObservedSpectra(keys, grid.first_pixel, flux, ivar, bits, grid.linear_step)
-
-
-def _take(path: Path, name: str, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-    array = open_array(path, name)
-    if isinstance(rows, slice):
-        return np.asarray(array[rows])
-    return np.asarray(array.oindex[rows]) if len(rows) else np.asarray(array[:0])
 
 
 def within(table: pa.Table, ra: float, dec: float, radius: float) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spectra_scale.errors import UsageError
 from spectra_scale.spectrum.grid import WavelengthGrid
-from spectra_scale.store.arrays import Shard, open_array, shards_of
+from spectra_scale.store.arrays import Shard, open_array, read_rows, shards_of
 from spectra_scale.store.artifact import Artifact, open_artifact
 from spectra_scale.store.lazy import lazy_array
 from spectra_scale.store.objects import column
@@ -144,6 +144,4 @@ def open_sample(path: Path | str) -> Sample:
 
 def read_rest(arrays: Path, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flux and ivar of some rows; usable inside a task, by path."""
-    flux = np.asarray(open_array(arrays, "flux")[rows])
-    ivar = np.asarray(open_array(arrays, "ivar")[rows])
-    return flux, ivar
+    return read_rows(arrays, "flux", rows), read_rows(arrays, "ivar", rows)
