@@ -216,6 +216,17 @@ def table_header(
     return header(found)
 
 
+def padded_texts(rows: NDArray[Any]) -> NDArray[Any]:
+    """Records whose texts are padded with blanks; the very records where there are no texts."""
+    texts = [name for name in rows.dtype.names or () if rows.dtype[name].kind == "S"]
+    if not texts:
+        return rows
+    out = rows.copy()
+    for name in texts:
+        out[name] = np.char.ljust(out[name], out.dtype[name].itemsize)
+    return out
+
+
 def table_rows(rows: NDArray[Any], *, blanks: bool = True) -> bytes:
     """Bytes of the rows of a table: unsigned integers shifted, logical values as letters.
 
@@ -228,16 +239,14 @@ def table_rows(rows: NDArray[Any], *, blanks: bool = True) -> bytes:
         otherwise, as Python's.
     """
     kinds = {name: rows.dtype[name] for name in rows.dtype.names or ()}
-    letters = "Sb" if blanks else "b"
-    special = [n for n, kind in kinds.items() if kind.kind in letters or kind.str == ">u8"]
+    special = [n for n, kind in kinds.items() if kind.kind == "b" or kind.str == ">u8"]
+    out = padded_texts(rows) if blanks else rows
     if not special:
-        return rows.tobytes()
-    out = rows.copy()
+        return out.tobytes()
+    out = out.copy()
     for name in special:
         column = out[name]
-        if column.dtype.kind == "S":
-            out[name] = np.char.ljust(column, column.dtype.itemsize)
-        elif column.dtype.kind == "b":
+        if column.dtype.kind == "b":
             column.view(np.uint8)[:] = np.where(column, ord("T"), ord("F"))
         else:
             out[name] = column ^ np.uint64(1 << 63)

@@ -76,14 +76,17 @@ def _write_spectra(
         )
     ]  # fmt: skip
     directory = folder / spec_folder(seen.task, seen.settings)
-    # IDL pads texts with blanks, Python's files have NULs.
-    blanks, sizes = release == "dr18", []
+    if release == "dr18":
+        # IDL pads texts with blanks, Python leaves NULs. All at once: it takes long.
+        spall, best, lines = (fits.padded_texts(rows) for rows in (spall, best, lines))
+        candidates = candidates.padded()
+    sizes = []
     for i, catalog_id in enumerate(catalog_ids(seen.task).tolist()):
         coadd, zall = _coadd(seen, i, tables), zall_rows(best, candidates, i)
         rows = (coadd, spall[i : i + 1], zall, lines[i])
         parts = [fits.header([*cards, *object_cards(seen, i)])]
         for header, table in zip(headers, rows, strict=True):
-            parts += [header, fits.padded(fits.table_rows(table, blanks=blanks))]
+            parts += [header, fits.padded(fits.table_rows(table, blanks=False))]
         path = directory / spec_file(seen.task, catalog_id, release)
         sizes.append(fits.write_atomically(path, [b"".join(parts)]))
     return sizes

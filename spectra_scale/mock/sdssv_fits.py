@@ -45,6 +45,18 @@ class Candidates:
     classes: Ints
     columns: dict[str, Any]
 
+    def padded(self) -> Candidates:
+        """The same with blanks at the ends of texts."""
+        return Candidates(
+            self.classes,
+            {
+                name: np.char.ljust(values, values.itemsize)
+                if values.dtype.kind == "S"
+                else values
+                for name, values in self.columns.items()
+            },
+        )
+
 
 def draw_candidates(seen: Observation, columns: dict[str, Any]) -> Candidates:
     """Draw the fits that lost, after the best one of `columns`, which SPALL has too.
