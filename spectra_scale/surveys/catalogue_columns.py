@@ -1,6 +1,7 @@
 """The columns of a catalogue, and what they are called in the files of each origin: data only.
 
-Sources: formats.md A1 (spec files), A2 (spZbest), A3 (specObj, CAS, Data Lab).
+Sources: formats.md A1 (spec files), A2 (spZbest), A3 (specObj, CAS, Data Lab), A5 (zall-pix);
+public data models of SDSS-V (spAll, DR18 to DR20) and DESI (zcatalog v1 and v2).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CATALOGUE_COLUMNS = (
     ),
     ColumnSpec("z", "float64", "redshift of the survey's pipeline"),
     ColumnSpec("z_err", "float32", "its error; NaN if unknown"),
-    ColumnSpec("zwarning", "int32", "ZWARNING bits; 0 is good"),
+    ColumnSpec("zwarning", "int32", "ZWARNING bits; 0 is good, -1 (all bits) if unreadable"),
     ColumnSpec("class", "string", "GALAXY, QSO or STAR"),
     ColumnSpec("subclass", "string", "subclass of the survey's pipeline"),
     ColumnSpec("sn_median_all", "float32", "median S/N a pixel, as published; NaN if unknown"),
@@ -67,12 +68,25 @@ class ColumnMap:
     name
         The origin.
     columns
-        Canonical name to the names it may have, the first found wins; case does not matter.
+        Canonical name to the names it may have, the first found wins; case does not matter. Other
+        names than canonical ones are what canonical columns are made from.
+    kind
+        How a spectrum is named: `sdss`, `sdssv` or `desi`.
+    needed
+        Canonical names without which a file is no catalogue.
+    marks
+        Columns that only files of this origin have.
     """
 
     name: str
     columns: Mapping[str, tuple[str, ...]]
+    kind: str = "sdss"
+    needed: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
+
+NEEDED = ("plate", "mjd", "fiber", "ra", "dec", "z", "zwarning", "class")
+"""Columns without which a file is no catalogue of SDSS to DR17."""
 
 _SAME = {
     "plate": ("PLATE",), "mjd": ("MJD",), "fiber": ("FIBERID",), "specobjid": ("SPECOBJID",),
@@ -94,6 +108,7 @@ SPECOBJ_MAP = ColumnMap(
             "class_noqso": ("CLASS_NOQSO",),
         }
     ),
+    needed=NEEDED,
 )  # fmt: skip
 CAS_MAP = ColumnMap(
     "CAS (SkyServer)",
@@ -107,6 +122,7 @@ CAS_MAP = ColumnMap(
             "class_noqso": ("classNoQSO",),
         }
     ),
+    needed=NEEDED,
 )  # fmt: skip
 DATALAB_MAP = ColumnMap(
     "Data Lab",
@@ -122,12 +138,70 @@ DATALAB_MAP = ColumnMap(
             "class_noqso": ("class_noqso", "classnoqso"),
         }
     ),
+    needed=NEEDED,
 )  # fmt: skip
-COLUMN_MAPS = (SPECOBJ_MAP, CAS_MAP, DATALAB_MAP)
-"""Known origins; the one with most of its columns in a file is taken."""
-
-NEEDED = ("plate", "mjd", "fiber", "ra", "dec", "z", "zwarning", "class")
-"""Columns without which a file is no catalogue."""
+SDSSV_MAP = ColumnMap(
+    "SDSS-V (spAll, spAll-lite)",
+    MappingProxyType(
+        {
+            "field": ("FIELD",), "mjd": ("MJD",), "catalogid": ("CATALOGID",),
+            "sdss_id": ("SDSS_ID",), "specobjid": ("SPECOBJID",),
+            # PLUG_RA is the object's place in all releases, FIBER_RA that of an exposure.
+            "ra": ("PLUG_RA", "RACAT", "FIBER_RA", "RA"),
+            "dec": ("PLUG_DEC", "DECCAT", "FIBER_DEC", "DEC"),
+            # From DR19 on EBV_TYPE says whose map EBV is from.
+            "sfd_ebv": ("SFD_EBV",), "ebv": ("EBV",), "ebv_type": ("EBV_TYPE",),
+            "z": ("Z",), "z_err": ("Z_ERR",), "zwarning": ("ZWARNING",), "class": ("CLASS",),
+            "subclass": ("SUBCLASS",), "sn_median_all": ("SN_MEDIAN_ALL",),
+            "specprimary": ("SPECPRIMARY",), "platequality": ("FIELDQUALITY", "PLATEQUALITY"),
+            "targettype": ("OBJTYPE",), "reduction": ("RUN2D",), "z_noqso": ("Z_NOQSO",),
+            "zwarning_noqso": ("ZWARNING_NOQSO",), "class_noqso": ("CLASS_NOQSO",),
+        }
+    ),
+    kind="sdssv",
+    needed=("field", "mjd", "catalogid", "ra", "dec", "z", "zwarning", "class"),
+    # An spAll of DR18 has PLATE and FIBERID too.
+    marks=("FIELD", "CATALOGID"),
+)  # fmt: skip
+_DESI = {
+    "targetid": ("TARGETID",), "survey": ("SURVEY",), "program": ("PROGRAM",),
+    "healpix": ("HEALPIX", "HPXPIXEL"), "uniqpix": ("UNIQPIX",), "tileid": ("TILEID",),
+    "spgrpval": ("SPGRPVAL",), "fiber": ("FIBER",), "ra": ("TARGET_RA",), "dec": ("TARGET_DEC",),
+    "targettype": ("OBJTYPE",), "fiberstatus": ("COADD_FIBERSTATUS", "FIBERSTATUS"),
+    "ebv": ("EBV",), "mean_mjd": ("MEAN_MJD",), "specprimary": ("ZCAT_PRIMARY",),
+    "main_primary": ("MAIN_PRIMARY",), "sv_primary": ("SV_PRIMARY",), "reduction": ("SPECPROD",),
+}  # fmt: skip
+_DESI_NEEDED = ("targetid", "ra", "dec", "z", "zwarning", "class")
+DESI_MAP = ColumnMap(
+    "DESI zcatalog v1 (zall-pix, zpix, zall-tilecumulative, ztile) and redrock",
+    MappingProxyType(
+        _DESI
+        | {
+            "z": ("Z",), "z_err": ("ZERR",), "zwarning": ("ZWARN",), "class": ("SPECTYPE",),
+            "subclass": ("SUBTYPE",),
+        }
+    ),
+    kind="desi",
+    needed=_DESI_NEEDED,
+    marks=("TARGETID",),
+)  # fmt: skip
+DESI_V2_MAP = ColumnMap(
+    "DESI zcatalog v2 (core files)",
+    MappingProxyType(
+        _DESI
+        | {
+            # Redrock's redshift, or QuasarNET's where that is better: the recommended one.
+            "z": ("Z_BEST",), "z_err": ("ZERR_BEST",), "zwarning": ("ZWARN_BEST",),
+            "class": ("SPECTYPE_BEST",), "subclass": ("SUBTYPE_BEST",),
+        }
+    ),
+    kind="desi",
+    needed=_DESI_NEEDED,
+    marks=("TARGETID", "Z_BEST"),
+)  # fmt: skip
+COLUMN_MAPS = (SPECOBJ_MAP, CAS_MAP, DATALAB_MAP, SDSSV_MAP, DESI_MAP, DESI_V2_MAP)
+"""Known origins. Of those whose marks a file has, the one with most marks is taken, then the one
+with most of its columns in the file."""
 
 EXTINCTION_LAWS = ((1.8738, 2.751), (1.8551, 2.285))
 """A_u/A_r, and A_r/E(B-V)_SFD: of Schlegel et al. 1998 (releases to DR8 and v5_7_0), and of
