@@ -5,7 +5,6 @@ One row, for spectrum files, is in `canonical_row`; tests hold both to the same 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,7 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spectra_scale.errors import SpectraScaleError
+from spectra_scale.surveys.canonical_derived import (
+    ebv_of_extinction,
+    own_ids,
+    rebuilt_specobjid,
+    specobjids,
+)
 from spectra_scale.surveys.canonical_values import (
     MISSING_BELOW,
     Bools,
@@ -30,8 +34,6 @@ from spectra_scale.surveys.canonical_values import (
 from spectra_scale.surveys.catalogue_columns import (
     BOSS_LAST_MJD,
     CATALOGUE_COLUMNS,
-    EXTINCTION_LAWS,
-    EXTINCTION_RATIO_TOLERANCE,
     STANDARD_OBJTYPES,
 )
 from spectra_scale.surveys.fits_bytes import Array
@@ -51,8 +53,6 @@ __all__ = [
     "table_of",
     "targettype_of",
 ]
-
-log = logging.getLogger(__name__)
 
 CATALOGUE_SCHEMA = pa.schema(
     [(column.name, pa.type_for_alias(column.dtype)) for column in CATALOGUE_COLUMNS]
@@ -258,7 +258,7 @@ def _as_sdss(out: dict[str, Array], found: Mapping[str, Array]) -> None:
     _without_noqso(out, unfilled)
     if "ebv" not in found:
         out["ebv"] = _ebvs(found, len(legacy))
-    out["specobjid"] = _specobjids(found.get("specobjid"), out)
+    out["specobjid"] = specobjids(found.get("specobjid"), out)
 
 
 def _as_sdssv(out: dict[str, Array], found: Mapping[str, Array]) -> None:
@@ -278,7 +278,7 @@ def _as_sdssv(out: dict[str, Array], found: Mapping[str, Array]) -> None:
     else:
         kind = np.char.upper(texts(found.get("ebv_type"), n_rows))
         out["ebv"] = np.where((kind == "") | (kind == "SFD"), out["ebv"], np.float32(np.nan))
-    ids = _own_ids(found.get("specobjid"), n_rows)
+    ids = own_ids(found.get("specobjid"), n_rows)
     out["specobjid"] = np.where(ids == "0", "", ids)
 
 
@@ -335,70 +335,3 @@ def _ebvs(found: Mapping[str, Array], n_rows: int) -> Array:
     if "extinction_u" in found and "extinction_r" in found:
         return ebv_of_extinction(found["extinction_u"], found["extinction_r"])
     return np.full(n_rows, np.nan, np.float32)
-
-
-def ebv_of_extinction(extinction_u: Array, extinction_r: Array) -> Array:
-    """E(B−V) of Schlegel et al. (1998) from the extinctions in u and r of a photometric match.
-
-    Which of two extinction laws a release used shows in the ratio of its bands
-    (`catalogue_columns.EXTINCTION_LAWS`).
-
-    Parameters
-    ----------
-    extinction_u, extinction_r
-        Magnitudes, shape (row,).
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, shape (row,); NaN where the extinction is not positive or of an unknown law.
-    """
-    u, r = np.asarray(extinction_u, np.float64), np.asarray(extinction_r, np.float64)
-    out = np.full(u.shape, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = u / r
-        for expected, per_ebv in EXTINCTION_LAWS:
-            law = (r > 0) & (np.abs(ratio - expected) < EXTINCTION_RATIO_TOLERANCE)
-            out[law] = r[law] / per_ebv
-    return out.astype(np.float32)
-
-
-def _own_ids(values: Array | None, n_rows: int) -> Array:
-    """Ids as the survey writes them, text or number; empty if unknown."""
-    if values is None or values.dtype.kind == "f":
-        return np.full(n_rows, "", "U1")
-    if values.dtype.kind in "iu":
-        # Some files hold the unsigned id in a signed column.
-        held = np.ma.filled(values, 0)
-        return (held.astype(np.int64).view(np.uint64) if held.dtype.kind == "i" else held).astype(
-            "U20"
-        )
-    return texts(np.ma.filled(values, ""), n_rows)
-
-
-def _specobjids(values: Array | None, out: Mapping[str, Array]) -> Array:
-    text = _own_ids(values, len(out["plate"]))
-    # A float column, or text such as 2.99533E+17, has lost the last digits.
-    rebuild = np.flatnonzero(~np.char.isdigit(text))
-    if len(rebuild):
-        plate, fiber, mjd = (out[name][rebuild] for name in ("plate", "fiber", "mjd"))
-        text = text.astype(f"U{max(20, text.dtype.itemsize // 4)}")
-        text[rebuild] = rebuilt_specobjid(plate, fiber, mjd, out["reduction"][rebuild].tolist())
-    return text
-
-
-def rebuilt_specobjid(plate: Array, fiber: Array, mjd: Array, reductions: list[str]) -> Array:
-    """SpecObjIDs as text from what they are packed from; empty where they cannot be."""
-    from spectra_scale.spectrum.identity import sdss_specobjid
-
-    out = np.full(len(plate), "", "U20")
-    names = np.array(reductions, dtype=np.str_)
-    for name in np.unique(names[names != ""]).tolist():
-        rows = np.flatnonzero(names == name)
-        try:
-            ids = sdss_specobjid(plate[rows], fiber[rows], mjd[rows], name)
-        except SpectraScaleError as error:
-            log.debug("no specObjID reduction=%s rows=%d: %s", name, len(rows), error)
-            continue
-        out[rows] = ids.astype("U20")
-    return out

@@ -31,7 +31,7 @@ from spectra_scale.surveys.desi import (
     place_of,
     production_of,
 )
-from spectra_scale.surveys.desi_coadd import Ids, target_ids
+from spectra_scale.surveys.desi_arms import Ids, target_ids
 from spectra_scale.surveys.desi_hdus import DesiFile, open_desi, rows_for
 from spectra_scale.surveys.fits_bytes import Array, UnsureError
 from spectra_scale.surveys.fits_table import Table
