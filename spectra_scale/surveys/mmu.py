@@ -88,10 +88,10 @@ def read_mmu(path: Path, ids: npt.ArrayLike | None = None) -> SpectraBlock:
     BadSpectrumError
         If the file cannot be read, is no such file, or a dataset has another shape than the rest.
     """
-    with open_mmu(path) as file:
-        wanted = (
-            np.arange(file.n_rows) if ids is None else np.atleast_1d(np.asarray(ids, np.int64))
-        )
+    # Damaged numbers may not fit the type that they are cast to.
+    with open_mmu(path) as file, np.errstate(over="ignore", invalid="ignore"):
+        every = np.arange(file.n_rows)
+        wanted = every if ids is None else np.atleast_1d(np.asarray(ids, np.int64))
         there = (wanted >= 0) & (wanted < file.n_rows)
         rows = wanted[there]
         n_pixels = file.n_pixels
@@ -101,12 +101,12 @@ def read_mmu(path: Path, ids: npt.ArrayLike | None = None) -> SpectraBlock:
         )
         has_mask = "spectrum_mask" in file
         mask = file.pixels("spectrum_mask", rows, n_pixels) if has_mask else np.zeros(ivar.shape)
+        bits = np.where(mask.astype(bool), ANY_BIT, np.uint32(0))
         first, length = _pixel_runs(file, rows, n_pixels)
     grid = NATIVE_GRIDS[file.survey]
     found = _Spectra(grid, len(wanted))
     found.reason[~there] = Reason.ROW_WITHOUT_FIBRE
     found.message[~there] = "the file has no such row"
-    bits = np.where(mask.astype(bool), ANY_BIT, np.uint32(0))
     found.fill(np.flatnonzero(there), (flux, ivar, bits), (first, length))
     return found.block("" if has_mask else "the file has no mask: what it flagged is not known")
 
