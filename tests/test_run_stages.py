@@ -39,9 +39,9 @@ from spectra_scale.spectrum.masks import mask_bits_of
 from spectra_scale.stages import encode, prepare, stack
 from spectra_scale.stages.regions import read_regions
 from spectra_scale.store.objects import column, columns_of
-from spectra_scale.surveys.release import open_release
 from spectra_scale.store.run import OBJECT_STAGES, open_run
 from spectra_scale.store.tables import read_table
+from spectra_scale.surveys.release import open_release
 from spectra_scale.verify import verify
 
 STAGES = ("label", "prepare", "train", "encode", "density", "embed-latents", "embed-flux",

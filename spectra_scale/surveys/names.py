@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from spectra_scale.surveys import sdssv
+from spectra_scale.surveys.desi import COADD_NAME, REDROCK_NAME, find_redrock
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss_plate import PLATE_NAME, ZBEST_NAME, find_zbest
 from spectra_scale.surveys.sdss_spec import FILE_NAME
@@ -18,8 +20,13 @@ TEXT_NAME = re.compile(r".*\.csv(\.gz)?", re.IGNORECASE)
 HDF5_NAME = re.compile(r".*\.(hdf5|h5)", re.IGNORECASE)
 """Names that promise HDF5."""
 
-_KINDS = (("spec", FILE_NAME), ("spplate", PLATE_NAME))
-_REDSHIFTS = (ZBEST_NAME,)
+_KINDS = (
+    ("spec", FILE_NAME),
+    ("spec", sdssv.FILE_NAME),
+    ("spplate", PLATE_NAME),
+    ("coadd", COADD_NAME),
+)
+_REDSHIFTS = (ZBEST_NAME, REDROCK_NAME)
 _REFUSED = (
     (
         Reason.DR7_SPSPEC,
@@ -61,7 +68,7 @@ def find_redshifts(path: Path) -> Path | None:
     """File with the redshifts of a plate or coadd; None if there is none, or it needs none."""
     if PLATE_NAME.fullmatch(path.name):
         return find_zbest(path)
-    return None
+    return find_redrock(path) if COADD_NAME.fullmatch(path.name) else None
 
 
 def refused(name: str) -> Iterator[tuple[Reason, str]]:

@@ -6,7 +6,7 @@ import re
 import stat
 
 from spectra_scale.errors import BadSpectrumError, SpectraScaleError
-from spectra_scale.surveys import catalogue, lines
+from spectra_scale.surveys import catalogue, lines, mmu
 from spectra_scale.surveys.files import OtherFile, SourceFile, SpectrumFile
 from spectra_scale.surveys.fits_bytes import UnsureError, card_value, load, read_hdus
 from spectra_scale.surveys.names import (
@@ -91,7 +91,8 @@ def _is_text(name: str) -> bool:
 
 
 def _hdf5(file: SourceFile) -> SpectrumFile | OtherFile:
-    # mmu
+    if mmu.is_mmu(file.path):
+        return SpectrumFile("mmu", file)
     message = "HDF5, but not a MultimodalUniverse file of SDSS or DESI spectra"
     return OtherFile(file, Reason.UNKNOWN_FORMAT, message)
 
