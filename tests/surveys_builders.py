@@ -76,6 +76,89 @@ def boss_row(**changes):
     return {name: value for name, value in (row | changes).items() if value is not None}
 
 
+def sdssv_row(release="DR19", **changes):
+    """Row 0 of SPALL of SDSS-V as sdss/datamodel's specLite has it for DR18, DR19 and DR20."""
+    row = {
+        "FIELD": np.int64(112360),
+        "MJD": np.int64(60000),
+        "CATALOGID": np.int64(27021598150202075),
+        "RUN2D": "v6_1_3",
+        "OBJTYPE": "QSO".ljust(16),
+        "PLUG_RA": 148.965814255,
+        "PLUG_DEC": 1.51883669717,
+        "CLASS": "GALAXY",
+        "SUBCLASS": "BROADLINE".ljust(21),
+        "Z": np.float32(0.25),
+        "Z_ERR": np.float32(2e-5),
+        "ZWARNING": np.int64(4),
+        "SN_MEDIAN": np.arange(5, dtype="f4"),
+        "SN_MEDIAN_ALL": np.float32(12.5),
+        "Z_NOQSO": np.float32(0.26),
+        "ZWARNING_NOQSO": np.int64(0),
+        "CLASS_NOQSO": "GALAXY",
+    }
+    if release == "DR18":
+        row |= {
+            # FIELD of DR18 is described as that of SDSS imaging; the header has FIELDID.
+            "FIELD": np.int64(0),
+            "MJD": np.int32(59205),
+            "CATALOGID": np.int64(4544940698),
+            "FIBERID": np.int32(17),
+            "ZWARNING": np.int32(4),
+            "RUN2D": "v6_0_4",
+            "RA": 10.0,
+            "DEC": 20.0,
+            "SFD_EBV": np.float32(0.05),
+            "SPECOBJID": np.int64(-5),
+        }
+    else:
+        row |= {
+            "SDSS_ID": np.int64(58339379),
+            "SPECOBJID": "11236060000270215981502".rjust(29),
+            "EBV": np.float32(0.03),
+            "EBV_TYPE": "SFD",
+            "RACAT": 1.0,
+            "DECCAT": 2.0,
+            "FIELDQUALITY": "good",
+            "SPECPRIMARY": np.int64(1),
+            "FIBERID_LIST": "17 18",
+        }
+    if release == "DR20":
+        row |= {"RUN2D": "v6_2_1", "OBS": "LCO"}
+    return {name: value for name, value in (row | changes).items() if value is not None}
+
+
+SDSSV_NAMES = {
+    "DR18": "spec-15143-59205-04544940698.fits",
+    "DR19": "spec-112360-60000-27021598150202075.fits",
+    "DR20": "spec-112360-60000-27021598150202075.fits",
+}
+
+
+def sdssv_hdus(release="DR19", row=None, *, named=True):
+    """COADD (WRESL before MODEL in DR18, after it later), SPALL, ZALL of 134 rows, ZLINE."""
+    coadd = coadd_columns(upper=True)
+    wresl = {"WRESL": np.full(N_PIXELS, 2, "f4")}
+    if release == "DR18":
+        model = coadd.pop("MODEL")
+        coadd |= wresl | {"MODEL": model}
+    else:
+        coadd |= wresl
+    primary = fits.PrimaryHDU()
+    primary.header["FIELDID"] = "15143" if release == "DR18" else 112360
+    primary.header["PLATEID"] = ""
+    primary.header["COEFF0"] = 3.5799
+    zall = table_hdu({"FIELD": np.full(134, 15143, "i4"), "Z": np.linspace(0, 3, 134)})
+    spall = row_hdu(sdssv_row(release) if row is None else row)
+    hdus = [primary, table_hdu(coadd), spall, zall, table_hdu(line_columns())]
+    for hdu, name in zip(hdus[1:], ("COADD", "SPALL", "ZALL", "ZLINE"), strict=True):
+        if named:
+            hdu.name = name
+        if release != "DR18":
+            hdu.add_checksum()
+    return fits.HDUList(hdus)
+
+
 def line_columns(**changes):
     """SPZLINE: names as in the real files; H_alpha has a rest EW of 20 Å at z = 0.0212."""
     names = ["Ly_alpha", "H_beta", "[O_III] 4959", "[O_III] 5007", "H_alpha", "[N_II] 6583"]

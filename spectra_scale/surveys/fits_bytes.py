@@ -8,13 +8,23 @@ the caller hands the file to astropy (`surveys.fits_fallback`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
 
 import numpy as np
 
+from spectra_scale.surveys.fits_cards import (
+    BLOCK,
+    CARD,
+    EQUALS,
+    Cards,
+    UnsureError,
+    card_value,
+    known_at,
+    shared_cards,
+    text_of,
+)
 from spectra_scale.surveys.fits_files import Array, Buffer, fill, load
 
 __all__ = [
@@ -38,26 +48,15 @@ __all__ = [
     "text_of",
 ]
 
-BLOCK = 2880
-CARD = 80
 NO_END = "END"
 """What `UnsureError` says of a header without an end."""
 PACKED = "packed by fpack"
 """What `UnsureError` says of a table that `fits_unpack` has to unpack."""
 _MAX_HEADER = 400 * BLOCK  # the longest header of the real files has 18 blocks
 _LEADING = 8 * CARD  # SIMPLE or XTENSION to TFIELDS
-_EQUALS = ord("=")
 IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _AT_ONCE = 12 * BLOCK  # read of a file at a time while the end of a header is looked for
 _NO_DATA = b"NAXIS   =                    0"
-_MOST_KNOWN = 32
-_CHECKSUMS = (b"CHECKSUM= ", b"DATASUM = ")
-
-T = TypeVar("T")
-
-
-class UnsureError(Exception):
-    """The fast parser met something it does not handle; astropy has to look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +73,6 @@ class Want:
                 return names.index(name)
         # Early releases have no EXTNAME; an HDU of another name is another HDU.
         return self.index if self.index < len(names) and not names[self.index] else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cards:
-    """Cards of a header, checksums blanked, and what was made of them.
-
-    Parameters
-    ----------
-    cards
-        The bytes, up to the end of the header.
-    made
-        Results by the function that made them: see `made_by`.
-    """
-
-    cards: bytes
-    made: dict[Callable[[bytes], Any], Any] = field(default_factory=dict)
-
-    def made_by(self, parse: Callable[[bytes], T]) -> T:
-        """What a function makes of the cards, from memory if it was asked for before."""
-        if parse not in self.made:
-            self.made[parse] = parse(self.cards)
-        return self.made[parse]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,28 +135,6 @@ class Hdu:
             raise UnsureError(key) from None
 
 
-def card_value(header: bytes, key: str) -> str | None:
-    """Value of the first card `key` of a header as text; None if there is none."""
-    wanted = key.ljust(8).encode()
-    # Eight letters are one integer: far faster than a search for text among blanks.
-    keys = np.frombuffer(header, "<u8", len(header) // CARD * 10)[::10]
-    places = np.flatnonzero(keys == int.from_bytes(wanted, "little"))
-    at = CARD * int(places[0]) if len(places) else -1
-    return text_of(header[at + 9 : at + CARD]) if at >= 0 and header[at + 8] == _EQUALS else None
-
-
-def text_of(raw: bytes) -> str:
-    """Value part of a card as text, without its quotes, outer blanks and comment."""
-    text = raw.decode("latin-1").strip()
-    if not text.startswith("'"):
-        return text.partition("/")[0].strip()
-    # A quote inside a string is doubled.
-    end = text.find("'", 1)
-    while end > 0 and text[end + 1 : end + 2] == "'":
-        end = text.find("'", end + 2)
-    return text[1 : end if end > 0 else None].replace("''", "'").strip()
-
-
 def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
     """Read the header that begins at byte `start`.
 
@@ -201,19 +156,24 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
         If the header has no END, holds other than printable ASCII, or is not plain.
     """
     if start and isinstance(buffer, bytes):
-        for rest in _known():
-            if buffer.startswith(rest.cards, start + _LEADING):
-                _known().remove(rest)
-                _known().insert(0, rest)
-                header = buffer[start : start + _LEADING + len(rest.cards)]
-                return _hdu(buffer, start, header, rest)
+        rest = known_at(buffer, start + _LEADING)
+        if rest is not None:
+            header = buffer[start : start + _LEADING + len(rest.cards)]
+            _check_header(header[:_LEADING])
+            return _hdu(buffer, start, header, rest)
     header = _header(buffer, start)
     if not header:
         return None
+    _check_header(header)
+    # A primary header is another in every file.
+    rest = shared_cards(header[_LEADING:]) if start else Cards(header[_LEADING:])
+    return _hdu(buffer, start, header, rest)
+
+
+def _check_header(header: bytes) -> None:
     if not header.isascii() or header[:9] not in {b"SIMPLE  =", b"XTENSION="}:
         msg = "header"
         raise UnsureError(msg)
-    return _hdu(buffer, start, header, _shared(header[_LEADING:], keep=start > 0))
 
 
 def _hdu(buffer: Buffer, start: int, header: bytes, rest: Cards) -> Hdu:
@@ -229,39 +189,6 @@ def _hdu(buffer: Buffer, start: int, header: bytes, rest: Cards) -> Hdu:
     return Hdu(buffer, start, start + len(header), size, header, name, leading, rest)
 
 
-@lru_cache(maxsize=1)
-def _known() -> list[Cards]:
-    """The cards that were met last, the newest first.
-
-    A release has a handful of different tables in millions of files, and comparing bytes is far
-    quicker than parsing cards.
-    """
-    return []
-
-
-def _shared(cards: bytes, *, keep: bool) -> Cards:
-    """The object of these cards: one that is known, or a new one."""
-    if not keep:
-        return Cards(cards)
-    plain = _without_checksums(cards)
-    for rest in _known():
-        if rest.cards == plain:
-            return rest
-    rest = Cards(plain)
-    _known().insert(0, rest)
-    del _known()[_MOST_KNOWN:]
-    return rest
-
-
-def _without_checksums(cards: bytes) -> bytes:
-    """Blank the cards that differ from file to file."""
-    for key in _CHECKSUMS:
-        at = cards.find(key)
-        if at >= 0 and at % CARD == 0:
-            cards = cards[:at] + b" " * CARD + cards[at + CARD :]
-    return cards
-
-
 def _name(header: bytes) -> str:
     return (card_value(header, "EXTNAME") or "").upper()
 
@@ -271,7 +198,7 @@ def _leading(first: bytes) -> tuple[dict[str, str], int | None]:
     """Values of the first cards; bytes of data, None where later cards have a say in them."""
     # From the last to the first, so that the first of a repeated keyword stays.
     cards = [first[at : at + CARD] for at in range(_LEADING - CARD, -CARD, -CARD)]
-    found = {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == _EQUALS}
+    found = {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == EQUALS}
     axes = found.get("NAXIS", "")
     if axes == "0":
         return found, 0
@@ -304,13 +231,22 @@ def _header(buffer: Buffer, start: int) -> bytes:
 
 def _header_end(buffer: bytes, start: int, stop: int) -> int:
     """End of the block with the END card; 0 if there is none."""
+    if buffer.startswith(_NO_DATA, start + 2 * CARD):
+        # Without data, the next header follows at once.
+        for at in range(start + BLOCK, stop, BLOCK):
+            if buffer.startswith(b"XTENSION=", at) and _has_end(buffer, at - BLOCK):
+                return at
     # Only blanks follow END in its block: looking from the end of each block is ten times faster
     # than a search for a card that is mostly blanks in a header that is mostly blanks.
     for at in range(start, stop - BLOCK + 1, BLOCK):
-        filled = buffer[at : at + BLOCK].rstrip(b" ")
-        if filled.endswith(b"END") and len(filled) % CARD == 3:
+        if _has_end(buffer, at):
             return at + BLOCK
     return 0
+
+
+def _has_end(buffer: bytes, at: int) -> bool:
+    filled = buffer[at : at + BLOCK].rstrip(b" ")
+    return filled.endswith(b"END") and len(filled) % CARD == 3
 
 
 def _data_size(leading: Mapping[str, str], header: bytes) -> int:

@@ -30,6 +30,9 @@ Value = str | int | float | bool | Array
 Wanted = tuple[tuple[str, tuple[str, ...]], ...]
 """Names to read something under, each with the columns it may be in, the first found wins."""
 
+Words = tuple[int, tuple[np.dtype[np.generic], ...]]
+"""Place of the first of columns of four bytes in a row, in words, and their types."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPlan:
@@ -57,7 +60,7 @@ class Layout:
     unusable
         Why a column is left to astropy, by number.
     plans, words
-        What `plan` and `are_words` answered before.
+        What `plan` and `words_of` answered before.
     """
 
     offsets: list[int]
@@ -66,7 +69,7 @@ class Layout:
     zeros: dict[int, float]
     unusable: dict[int, str]
     plans: dict[Wanted, RowPlan] = field(default_factory=dict)
-    words: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    words: dict[tuple[str, ...], Words | None] = field(default_factory=dict)
 
     def plan(self, wanted: Wanted) -> RowPlan:
         """How to pick the values of one row."""
@@ -74,16 +77,36 @@ class Layout:
             self.plans[wanted] = _plan(self, wanted)
         return self.plans[wanted]
 
-    def are_words(self, numbers: tuple[int, ...]) -> bool:
-        """Whether columns are single numbers of four bytes side by side in this order."""
-        if numbers not in self.words:
-            forms = [self.forms[number] for number in numbers]
-            plain = all(form in {(1, "E", 4), (1, "J", 4)} for form in forms)
-            offsets = [self.offsets[number] for number in numbers]
-            ordered = offsets == [offsets[0] + 4 * i for i in range(len(numbers))]
-            aligned = offsets[0] % 4 == 0 and not self.zeros.keys() & set(numbers)
-            self.words[numbers] = plain and ordered and aligned
-        return self.words[numbers]
+    def words_of(self, names: tuple[str, ...]) -> Words | None:
+        """Where columns lie that are single numbers of four bytes side by side, in this order.
+
+        Parameters
+        ----------
+        names
+            Names of columns, in any case.
+
+        Returns
+        -------
+        tuple or None
+            Place of the first, in words, and the types; None if they are otherwise.
+        """
+        if names not in self.words:
+            self.words[names] = self._words_of(
+                [self.names.get(name.lower(), -1) for name in names]
+            )
+        return self.words[names]
+
+    def _words_of(self, numbers: list[int]) -> Words | None:
+        first = numbers[0]
+        if min(numbers) < 0 or self.offsets[first] % 4 or self.offsets[-1] % 4:
+            return None
+        for i, number in enumerate(numbers):
+            plain = self.forms[number] in {(1, "E", 4), (1, "J", 4)} and number not in self.zeros
+            beside = self.offsets[number] == self.offsets[first] + 4 * i
+            if not (plain and beside) or number in self.unusable:
+                return None
+        kinds = [np.dtype(FORMS[self.forms[number][1]][0][1:]) for number in numbers]
+        return self.offsets[first] // 4, tuple(kinds)
 
 
 def _plan(layout: Layout, wanted: Wanted) -> RowPlan:

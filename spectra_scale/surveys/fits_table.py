@@ -14,7 +14,15 @@ import numpy as np
 
 from spectra_scale.surveys.fits_bytes import Array, Hdu, UnsureError
 from spectra_scale.surveys.fits_files import bytes_of
-from spectra_scale.surveys.fits_layout import FORMS, UNSIGNED, Layout, Value, Wanted, layout_of
+from spectra_scale.surveys.fits_layout import (
+    FORMS,
+    UNSIGNED,
+    Layout,
+    Value,
+    Wanted,
+    Words,
+    layout_of,
+)
 
 BLOCK_BYTES = 1 << 25
 """Bytes of rows that are read at once of a table larger than that."""
@@ -124,10 +132,11 @@ class RawTable:
         UnsureError, BadSpectrumError
             As `column` does.
         """
-        numbers = [self._usable(name) for name in names]
+        words = self.layout.words_of(tuple(names))
+        numbers = [] if words else [self._usable(name) for name in names]
         stop = self.n_rows if stop is None else min(stop, self.n_rows)
         parts = [
-            self._parts(numbers, n, rows, at)
+            self._turned(words, n, rows, at) if words else self._parts(numbers, n, rows, at)
             for n, rows, at in self._blocks(start, max(stop, start))
         ]
         if len(parts) > 1:
@@ -135,15 +144,15 @@ class RawTable:
         return dict(zip(names, parts[0], strict=True))
 
     def _parts(self, numbers: list[int], n: int, rows: bytes, at: int) -> list[Array]:
-        first, width = numbers[0], self.layout.offsets[-1]
-        if n and width % 4 == 0 and self.layout.are_words(tuple(numbers)):
-            # Numbers of four bytes side by side, as in every COADD: turned round all at once.
-            words: Array = np.ndarray((n, width // 4), ">u4", rows, at)
-            place = self.layout.offsets[first] // 4
-            turned = words[:, place : place + len(numbers)].T.astype("=u4", order="C")
-            kinds = [FORMS[self.layout.forms[number][1]][0][1:] for number in numbers]
-            return [row.view(kind) for row, kind in zip(turned, kinds, strict=True)]
         return [self._part(number, n, rows, at) for number in numbers]
+
+    def _turned(self, words: Words, n: int, rows: bytes, at: int) -> list[Array]:
+        """Numbers of four bytes side by side, as in every COADD: turned round all at once."""
+        place, kinds = words
+        width = self.layout.offsets[-1] // 4
+        found: Array = np.ndarray((n, width), ">u4", rows, at)
+        found = found[:, place : place + len(kinds)].T.astype(np.uint32, order="C")
+        return [row.view(kind) for row, kind in zip(found, kinds, strict=True)]
 
     def _usable(self, name: str) -> int:
         number = self.layout.names[name.lower()]

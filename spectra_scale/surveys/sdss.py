@@ -139,16 +139,7 @@ def is_plain(flux: Floats, ivar: Floats) -> bool:
     if not flux.size:
         return True
     # A NaN makes minimum and maximum NaN; one pass over each is all that nearly all files need.
-    return bool(ivar.min() >= 0 and ivar.max() < np.inf and _is_finite(flux))
-
-
-def _is_finite(values: Floats) -> bool:
-    if values.ndim == 1:
-        with np.errstate(over="ignore", invalid="ignore"):
-            # The quickest pass there is: not finite if one is not, or if a square is too large.
-            if np.isfinite(np.dot(values, values)):
-                return True
-    return bool(np.isfinite(values).all())
+    return bool(ivar.min() >= 0 and ivar.max() < np.inf and np.isfinite(flux).all())
 
 
 def reason_without_ivar(flux: Floats, ivar: Floats) -> Reason | None:

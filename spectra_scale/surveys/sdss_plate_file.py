@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ PLUGMAP = 5
 """Index of the HDU with the plug map."""
 
 _STEP = 1e-4
+_PIECE = 1 << 14  # words that are read at once: 64 kB
 _IMAGES = ("flux", "ivar", "mask")
 
 
@@ -103,10 +104,17 @@ class _InFile:
 
     buffer: Buffer
     starts: tuple[int, ...]
+    piece: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(_PIECE, ">u4"))
 
     def read_into(self, out: Array, image: int, row: int) -> None:
-        fill(self.buffer, out, self.starts[image] + row * out.shape[1] * out.itemsize)
-        out.view(np.uint32).byteswap(inplace=True)
+        words = out.view(np.uint32).reshape(-1)
+        at = self.starts[image] + row * out.shape[1] * out.itemsize
+        # Piece by piece: what was read is still in the cache when it is turned round.
+        for start in range(0, len(words), _PIECE):
+            target = words[start : start + _PIECE]
+            piece = self.piece[: len(target)]
+            fill(self.buffer, piece, at + start * out.itemsize)
+            target[...] = piece
 
 
 @dataclass(frozen=True, slots=True, eq=False)

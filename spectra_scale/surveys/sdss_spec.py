@@ -244,11 +244,12 @@ def _arrays(path: Path, buffer: Buffer, table: Table | None) -> tuple[SpectrumAr
 
 
 def _check_kinds(path: Path, columns: dict[str, Array]) -> None:
-    kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
-    expected = kinds["flux"] == kinds["ivar"] == "f4" and kinds["and_mask"] == "i4"
-    flat = all(column.ndim == 1 for column in columns.values())
-    if not (expected and flat and kinds["loglam"][0] == "f"):
-        message = f"COADD has columns of types {kinds}, expected float32 and an int32 mask"
+    flux, loglam, ivar, mask = (columns[name] for name in _COADD_COLUMNS)
+    floats = flux.dtype == ivar.dtype == np.float32 and loglam.dtype.kind == "f"
+    flat = flux.ndim == loglam.ndim == ivar.ndim == mask.ndim == 1
+    if not (floats and flat and mask.dtype == np.int32):
+        kinds = ", ".join(f"{name} {each.dtype}{each.shape[1:]}" for name, each in columns.items())
+        message = f"COADD has columns {kinds}; expected float32 and an int32 mask"
         raise BadSpectrumError(Reason.MISSING_COLUMN, message, path)
 
 
