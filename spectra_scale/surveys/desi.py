@@ -203,16 +203,18 @@ def _words(place: CoaddPlace) -> str:
 
 def header_place(file: DesiFile) -> CoaddPlace | None:
     """What a coadd or redrock file is of, by its headers alone; None if they do not say."""
-    fibermap = [file.find("FIBERMAP")]
-    survey, program = (file.card(key, hdus=fibermap).lower() for key in ("SURVEY", "PROGRAM"))
-    group = file.card("SPGRP", hdus=fibermap).lower()
-    tile, value = file.card("TILEID", hdus=fibermap), file.card("SPGRPVAL", hdus=fibermap)
-    if tile and group and group != "healpix":
-        return tile_place(group, tile, value)
+    # Some files say it in the header of the table.
+    says = file.card("SURVEY") or file.card("TILEID")
+    hdus = [] if says else [file.find("FIBERMAP")]
+    survey, program = (file.card(key, hdus=hdus).lower() for key in ("SURVEY", "PROGRAM"))
+    group, value = file.card("SPGRP", hdus=hdus).lower(), file.card("SPGRPVAL", hdus=hdus)
+    if group and group != "healpix":
+        tile = file.card("TILEID", hdus=hdus)
+        return tile_place(group, tile, value) if tile else None
     if not survey or not program:
         return None
-    pixel = file.card("HPXPIXEL", hdus=fibermap) or (value if group == "healpix" else "")
-    nside = file.card("HPXNSIDE", hdus=fibermap) or str(_NSIDE)
+    pixel = file.card("HPXPIXEL", hdus=hdus) or (value if group == "healpix" else "")
+    nside = file.card("HPXNSIDE", hdus=hdus) or str(_NSIDE)
     is_known = pixel.isdecimal() and nside == str(_NSIDE)
     return CoaddPlace(survey, program, int(pixel) if is_known else -1)
 

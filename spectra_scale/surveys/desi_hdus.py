@@ -27,7 +27,6 @@ from spectra_scale.surveys.fits_bytes import (
     Buffer,
     Hdu,
     UnsureError,
-    card_value,
     image_layout,
     read_hdu,
 )
@@ -210,7 +209,7 @@ def open_desi(path: Path, n_hdus: int = _MAX_HDUS) -> Iterator[DesiFile]:
             # It is gzipped, or no FITS: which of them, and why, is known there.
             buffer = load(path)
         hdus = _walk(path, buffer, n_hdus)
-        if any(hdu.card("ZTABLE") for hdu in hdus):
+        if any(hdu.card("ZTABLE") for hdu in hdus if hdu.card("XTENSION") == "BINTABLE"):
             buffer = _unpacked(path, buffer)
             hdus = _walk(path, buffer, n_hdus)
         yield DesiFile(path, buffer, hdus)
@@ -238,12 +237,12 @@ def _walk(path: Path, buffer: Buffer, n_hdus: int) -> list[Hdu]:
         if not header:
             break
         try:
-            hdu = read_hdu(header, 0)
+            # Not at the beginning of the buffer, where a primary header would be.
+            hdu = read_hdu(b" " + header, 1) if hdus else read_hdu(header, 0)
         except UnsureError as error:
             raise _bad_header(path, at, error) from error
         assert hdu is not None
-        name = (hdu.name or card_value(header, "EXTNAME") or "").upper()
-        hdus.append(replace(hdu, buffer=buffer, start=at, data_start=at + len(header), name=name))
+        hdus.append(replace(hdu, buffer=buffer, start=at, data_start=at + len(header)))
         at = hdus[-1].end
     return hdus
 
