@@ -182,8 +182,11 @@ class _Spectra:
         for number, (first, length) in enumerate(pairs.tolist()):
             if first >= 0:
                 mine = np.flatnonzero(kind.reshape(-1) == number)
+                # Neighbours stay where they are; others are copied together.
+                near = len(mine) == mine[-1] - mine[0] + 1
+                rows = slice(mine[0], mine[-1] + 1) if near else mine
                 flux, ivar, bits = arrays
-                part = flux[mine, :length], ivar[mine, :length], bits[mine, :length]
+                part = flux[rows, :length], ivar[rows, :length], bits[rows, :length]
                 self._put(places[mine], part, first)
 
     def _off_grid(self) -> tuple[Reason, str]:

@@ -236,7 +236,9 @@ def _take(dataset: Any, rows: Ints) -> Array:
         return np.empty((0, *dataset.shape[1:]), dataset.dtype)
     low, high = int(rows.min()), int(rows.max()) + 1
     if high - low <= _BRIDGED * len(rows):
-        found = np.asarray(dataset[low:high])[rows - low]
+        found = np.asarray(dataset[low:high])
+        if len(found) != len(rows) or (np.diff(rows) != 1).any():
+            found = found[rows - low]
     else:
         # h5py wants indices ascending, and each once.
         ascending, inverse = np.unique(rows, return_inverse=True)
