@@ -148,9 +148,14 @@ def test_a_manifest_that_is_no_json_says_what_to_delete(tmp_path, name):
         begin(tmp_path / "a", RECIPE)
 
 
-def test_a_deletion_that_is_killed_looks_unfinished(tmp_path, monkeypatch):
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_killed_deletion_leaves_is_never_used(tmp_path, monkeypatch, finished):
     out = tmp_path / "a"
-    make(out)
+    begin(out, RECIPE)
+    (out / "parts").mkdir()
+    (out / "parts" / "done").write_text("half")
+    if finished:
+        finish(out, RECIPE, counts={})
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -158,11 +163,28 @@ def test_a_deletion_that_is_killed_looks_unfinished(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         remove(out)
-    with pytest.raises(DamagedArtifactError):
-        open_artifact(out)
     monkeypatch.undo()
+    assert (out / "parts" / "done").is_file()
+    with pytest.raises(DamagedArtifactError, match="no artifact"):
+        open_artifact(out)
+    assert begin_state(out, RECIPE) == "to do"
+    refuse_stale(out, RECIPE)
+    assert begin(out, RECIPE) is None
+    assert [file.name for file in out.iterdir()] == ["started.json"]
     remove(out)
     assert not out.exists()
+
+
+def test_a_deletion_may_be_given_again(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+    (tmp_path / "a" / "arrays").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        remove(tmp_path / "a")
+    monkeypatch.undo()
+    remove(tmp_path / "a")
+    remove(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_file_but_scraps_is_listed_and_checked(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from spectra_scale.provenance import file_digest, fingerprint, read_json, versio
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+#: What an artifact's manifest is called from when its deletion begins until it ends.
+DELETED = "deleted.json"
 #: Folders of an artifact: its Zarr group, and what its tasks leave behind until it is finished.
 ARRAYS = "arrays"
 PARTS = "parts"
@@ -109,8 +112,9 @@ def recorded_recipe(path: Path) -> dict[str, Any] | None:
 
 def _record(path: Path) -> tuple[str, dict[str, Any]] | None:
     """What a directory says it holds: the manifest, or the recipe of an unfinished artifact."""
-    for name in (MANIFEST, STARTED):
-        if (path / name).is_file():
+    # The manifest twice: another process may finish the artifact between the two looks.
+    for name in (MANIFEST, STARTED, MANIFEST):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return name, _read(path / name)
     return None
 
@@ -141,12 +145,16 @@ def refuse_stale(path: Path, recipe: Recipe) -> None:
             raise StaleArtifactError(
                 path, recorded["fingerprint"], recipe.fingerprint, recipe.differences(recorded)
             )
-    elif path.is_dir() and any(not _is_scrap(file) for file in path.iterdir()):
+    elif not (path / DELETED).exists() and any(not _is_scrap(file) for file in _inside(path)):
         msg = (
             f"{path} holds files, but no {MANIFEST}: found something this program did not write, "
             "expected an empty or absent directory. Give another place, or move the files away."
         )
         raise UsageError(msg)
+
+
+def _inside(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else []
 
 
 def _is_scrap(file: Path) -> bool:
@@ -182,8 +190,13 @@ def begin(path: Path, recipe: Recipe) -> Artifact | None:
     refuse_stale(path, recipe)
     found = _record(path)
     if found is not None and found[0] == MANIFEST:
+        if (path / STARTED).is_file():
+            # Its writer was killed after the last file.
+            (path / STARTED).unlink(missing_ok=True)
         return Artifact(path, found[1])
     if found is None:
+        if (path / DELETED).exists():
+            remove(path)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / STARTED, _recorded(recipe))
     return None
@@ -224,7 +237,7 @@ def finish(
     # What a killed writer left half-written; nobody writes here any more.
     for pattern in (".*.part", "*.partial"):
         for scrap in path.rglob(pattern):
-            scrap.unlink()
+            scrap.unlink(missing_ok=True)
     manifest = _recorded(recipe) | {
         "counts": dict(counts),
         "metrics": dict(metrics or {}),
@@ -301,6 +314,28 @@ def open_artifact(path: Path, kind: str | None = None) -> Artifact:
 
 
 def remove(path: Path) -> None:
-    """Delete an artifact, its manifest first, so that a killed deletion looks unfinished."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    """Delete an artifact.
+
+    What a killed deletion leaves is taken for no artifact, finished or not: `begin` deletes the
+    rest of it.
+
+    Raises
+    ------
+    OSError
+        If something of it cannot be deleted.
+    """
+    if (path / MANIFEST).is_file():
+        (path / STARTED).unlink(missing_ok=True)
+    for name in (MANIFEST, STARTED):
+        if (path / name).is_file():
+            # A name takes no room: a full disk is a reason to delete.
+            (path / name).replace(path / DELETED)
+    for each in _inside(path):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != DELETED:
+            each.unlink(missing_ok=True)
+    (path / DELETED).unlink(missing_ok=True)
+    # A link to a folder elsewhere, or a file system of its own, stays as an empty folder.
+    with suppress(OSError):
+        path.rmdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import IngestSection
 from spectra_scale.errors import SpectraScaleError
-from spectra_scale.provenance import write_json
+from spectra_scale.provenance import file_digest, read_json, write_json
 from spectra_scale.stages.ingest import ledger as lines
 from spectra_scale.stages.ingest.arrays import PLACE, STATUS, ArrayTask, write_arrays
 from spectra_scale.stages.ingest.inventory import Inventory, look
@@ -38,7 +39,7 @@ from spectra_scale.store.arrays import (
     publish_arrays,
     shards_of,
 )
-from spectra_scale.store.artifact import Artifact, begin, finish, remove
+from spectra_scale.store.artifact import MANIFEST, Artifact, begin, finish, remove
 from spectra_scale.store.lock import locked
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import files_named
@@ -55,6 +56,10 @@ __all__ = [
     "revisions_of",
     "run",
 ]
+
+
+#: Size and time of change of files, by locator.
+Stamps = Mapping[str, Sequence[int]]
 
 
 def run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
@@ -83,7 +88,8 @@ def run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
 
 def _run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
     out, recipe = piece.path, piece.recipe
-    if piece.restart:
+    if piece.restart and not (out / MANIFEST).is_file():
+        # With a manifest, another process has finished it since this one looked.
         remove(out)
     done = begin(out, recipe)
     parts = out.resolve() / PARTS
@@ -108,7 +114,8 @@ def _run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
     write_table(out / "ledger.parquet", found.ledger)
     counts |= _counts(rows, found.ledger)
     _check_rows(counts)
-    _check_unchanged(piece, stamps)
+    _check_unchanged(piece, stamps, piece.inventory.stamps(stamps))
+    _check_catalogue(piece)
     artifact = finish(
         out,
         recipe,
@@ -120,13 +127,18 @@ def _run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
     return artifact
 
 
-def _begin_parts(piece: Piece, parts: Path) -> dict[str, tuple[int, int]]:
+def _begin_parts(piece: Piece, parts: Path) -> Stamps:
     """Note what the files are now: one that changes before the end must not be committed."""
     parts.mkdir(exist_ok=True)
+    if (piece.path / FILES).is_file():
+        # What was read before it was killed is of the files as they were then.
+        return dict(read_json(parts / STAMPS))
     stamps = piece.inventory.stamps(piece.listing["path"].to_pylist())
-    if not (piece.path / FILES).is_file():
-        write_json(parts / STAMPS, stamps)
-        write_table(piece.path / FILES, piece.listing)
+    sizes = zip(piece.listing["path"].to_pylist(), piece.listing["bytes"].to_pylist(), strict=True)
+    then = {name: [size, *stamps[name][1:]] for name, size in sizes}
+    _check_unchanged(piece, then, stamps)
+    write_json(parts / STAMPS, stamps)
+    write_table(piece.path / FILES, piece.listing)
     return stamps
 
 
@@ -221,18 +233,30 @@ def _check_rows(counts: dict[str, Any]) -> None:
         raise SpectraScaleError(msg)
 
 
-def _check_unchanged(piece: Piece, then: dict[str, tuple[int, int]]) -> None:
+def _check_unchanged(piece: Piece, then: Stamps, now: Stamps) -> None:
     """A file that was replaced while it was read may be in the arrays half old and half new."""
-    now = piece.inventory.stamps(then)
-    changed = [name for name, stamp in now.items() if stamp != tuple(then[name])]
+    changed = [name for name, stamp in now.items() if list(stamp) != list(then[name])]
     if changed:
-        msg = (
-            f"release {piece.name}: {len(changed)} files changed while they were read, the first "
-            f"{changed[0]} (size {then[changed[0]][0]} -> {now[changed[0]][0]}). Nothing was "
-            "committed. Wait until nobody writes into the source folders, then give the same "
-            "command again: it begins anew."
-        )
-        raise SpectraScaleError(msg)
+        first, sizes = changed[0], f"size {then[changed[0]][0]} -> {now[changed[0]][0]}"
+        what = f"{len(changed)} files changed while they were read, the first {first} ({sizes})"
+        raise SpectraScaleError(_changed(piece, what))
+
+
+def _check_catalogue(piece: Piece) -> None:
+    """The catalogue is read long after its checksum was taken for the recipe."""
+    path = piece.inventory.catalogue
+    if path is None:
+        return
+    now = file_digest(path) if path.is_file() else "no file"
+    if now != piece.recipe.parents["catalogue"]:
+        raise SpectraScaleError(_changed(piece, f"the catalogue {path} changed while it was read"))
+
+
+def _changed(piece: Piece, what: str) -> str:
+    return (
+        f"release {piece.name}: {what}. Nothing was committed. Wait until nobody writes into the "
+        "source folders, then give the same command again: it begins anew."
+    )
 
 
 def _no_rows(piece: Piece, ledger: pa.Table) -> str:
