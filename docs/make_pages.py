@@ -1,6 +1,6 @@
 """Write the reference pages that are made from the code, so that they cannot drift from it.
 
-Usage: python docs/make_pages.py          (writes docs/settings.md, data-model.md and ledger.md)
+Usage: python docs/make_pages.py     (writes settings.md, data-model.md, ledger.md, formats.md)
 
 The pages are committed; `tests/test_docs.py` fails if one of them is not what this file makes.
 """
@@ -23,7 +23,10 @@ from spectra_scale.store.schema import (
     ArraySpec,
     ColumnSpec,
 )
-from spectra_scale.surveys.catalogue_columns import CATALOGUE_COLUMNS, COLUMN_MAPS, NEEDED
+from spectra_scale.surveys.catalogue_columns import CATALOGUE_COLUMNS, COLUMN_MAPS
+from spectra_scale.surveys.formats import FORMATS
+from spectra_scale.surveys.line_formats import FORMATS as LINE_FORMATS
+from spectra_scale.surveys.names import REFUSED
 from spectra_scale.surveys.reasons import Reason, describe
 
 HERE = Path(__file__).parent
@@ -206,9 +209,9 @@ def names_table() -> str:
     columns = [c.name for c in CATALOGUE_COLUMNS]
     extra = {name for origin in COLUMN_MAPS for name in origin.columns} - set(columns)
     rows = [
-        [f"`{name}`" + (" (needed)" if name in NEEDED else "")]
-        + [", ".join(f"`{n}`" for n in origin.columns.get(name, ())) or "–"
-           for origin in COLUMN_MAPS]
+        [f"`{name}`"]
+        + [", ".join(f"`{n}`" for n in origin.columns.get(name, ()))
+           + (" (needed)" if name in origin.needed else "") or "–" for origin in COLUMN_MAPS]
         for name in (*columns, *sorted(extra))
         if any(name in origin.columns for origin in COLUMN_MAPS)
     ]  # fmt: skip
@@ -216,8 +219,8 @@ def names_table() -> str:
 
 
 FILES = {
-    "ingest": "`arrays/`, `catalogue.parquet`, `lines.parquet`, `ledger.parquet`, "
-    "`shards.parquet`",
+    "ingest": "`arrays/` (not with `copy = false`), `catalogue.parquet`, `lines.parquet`, "
+    "`ledger.parquet`, `files.parquet`, `shards.parquet`",
     "label": "`objects/RELEASE.parquet`",
     "prepare": "`arrays/`, `index.parquet`, `dropped.parquet`, `shards.parquet`",
     "train": "`model.safetensors`, `model.json`, `history.parquet`, `baseline.safetensors`, "
@@ -267,8 +270,9 @@ def data_model_page() -> str:
         "\n## Arrays\n",
         ARRAYS,
         "\n### Of a release\n\n",
-        "Native pixels of the survey, observed frame: log10 λ/Å = k·1e-4, vacuum; the group's\n"
-        "attribute `first_pixel` is the k of column 0.\n\n",
+        "Native pixels of the survey, observed frame, vacuum; the group's attribute\n"
+        "`first_pixel` is the k of column 0. SDSS: log10 λ/Å = k·1e-4. DESI, arms merged:\n"
+        "λ = 0.8 k Å.\n\n",
         array_table(RELEASE_ARRAYS),
         "\n### Of a sample\n\n",
         "The rest-frame grid, with a coordinate `wavelength` (pixel centres, vacuum Å). With\n"
@@ -298,12 +302,14 @@ Every file of the source folders and every row of the catalogue ends in one of t
 - **kept**: a row of the release's catalogue with a spectrum;
 - **quarantined**: a row of the catalogue whose spectrum cannot be used. The row stays, with ivar 0
   in all pixels; its `status`, `reason` and `message` say why;
-- **the ledger**: a file without a row, a row without a file, a duplicate, a malformed file, a side
-  file. One line each in `ledger.parquet`, with `reason` and `message`.
+- **the ledger**: a file without a row, a row without a file or that a cut of `[ingest]` leaves
+  out, a duplicate, a malformed file, a side file. One line each in `ledger.parquet`, with `reason`
+  and `message`; a file of one spectrum whose row is left out has two, as a row and as a file.
 
 Rows and files in must equal what is in these three, or the release is not committed;
 `spectra-scale verify` counts again. The column `kind` says what a line stands for: `file`, `row`
-(of the catalogue) or `fibre` (of a plate file).
+(of the catalogue, or of the files' own tables) or `fibre` (a spectrum of a plate, coadd or HDF5
+file that is no row).
 
 What a *cut* removes is another matter: the rows of `dropped.parquet` in a sample are good spectra
 that the job did not want ([selection](science-choices.md#4-identity-selection-and-split)).
@@ -320,12 +326,80 @@ def ledger_page() -> str:
     return made + LEDGER + table(["reason", "what it means"], rows)
 
 
+# --- formats -----------------------------------------------------------------------------------
+
+FORMATS_PAGE = """
+# Formats
+
+What ingest and label understand, made from the tables that the program itself goes by. Facts about
+each format, and what was decided where they are silent, are in [Ingest](ingest.md).
+
+Files are known by their names, columns and HDUs by theirs, without regard to case. Where a name
+does not tell, the file is looked into. All may be gzipped; FITS files may be packed by fpack.
+
+## Spectrum files
+
+"""
+CATALOGUES = """
+## Catalogues
+
+`catalogue` of a `[[release]]`: a table in FITS, CSV or Parquet. The origin with most of its
+columns in the file is taken; [all of its names](data-model.md#names-of-catalogue-columns).
+
+"""
+LINES_HEAD = """
+## Line tables
+
+`lines` of `[label]`: a table in FITS, CSV or Parquet. It is joined by spectrum; tables of another
+survey than a release's are not read for it. Without tables, and with spec files, the pipeline's
+own fits (SPZLINE or ZLINE) are used.
+
+"""
+REFUSED_HEAD = """
+## Known and refused
+
+Each is one line of the [ledger](ledger.md).
+
+"""
+
+
+def formats_page() -> str:
+    """Every kind of file that is understood, or refused by name."""
+    spectra = [[f"`{f.name}`", f.title, linked_names(f.files)] for f in FORMATS.values()]
+    keys = {"sdss": "sdss:PLATE-MJD-FIBER", "sdssv": "sdssv:FIELD-MJD-CATALOGID",
+            "desi": "desi:SURVEY-PROGRAM-TARGETID"}  # fmt: skip
+    catalogues = [
+        [m.name, f"`{keys[m.kind]}`", ", ".join(f"`{m.columns[n][0]}`" for n in m.needed)]
+        for m in COLUMN_MAPS
+    ]
+    lines = [[f"`{f.source}`", f.title, ", ".join(f"`{mark}`" for mark in f.marks)]
+             for f in LINE_FORMATS]  # fmt: skip
+    refused = [[f"`{reason}`", message] for reason, _, message in REFUSED]
+    return "".join([
+        MADE.format(source="spectra_scale/surveys/"),
+        FORMATS_PAGE,
+        table(["format", "what it is", "names of files"], spectra),
+        CATALOGUES,
+        table(["origin", "names a spectrum", "needed columns"], catalogues),
+        LINES_HEAD,
+        table(["source", "what it is", "told by its columns"], lines),
+        REFUSED_HEAD,
+        table(["reason", "what it is"], refused),
+    ])  # fmt: skip
+
+
+def linked_names(names: str) -> str:
+    """Names of files as code."""
+    return ", ".join(f"`{name}`" for name in names.split(", "))
+
+
 def pages() -> dict[str, str]:
     """The text of every page made here, by file name."""
     return {
         "settings.md": settings_page(),
         "data-model.md": data_model_page(),
         "ledger.md": ledger_page(),
+        "formats.md": formats_page(),
     }
 
 

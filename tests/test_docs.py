@@ -65,7 +65,7 @@ def make_pages() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["settings.md", "data-model.md", "ledger.md"])
+@pytest.mark.parametrize("name", ["settings.md", "data-model.md", "ledger.md", "formats.md"])
 def test_a_page_made_from_the_code_is_up_to_date(make_pages, name):
     assert (DOCS / name).read_text() == make_pages.pages()[name], (
         f"docs/{name} has drifted from the code: run .venv/bin/python docs/make_pages.py"

@@ -27,7 +27,7 @@ _KINDS = (
     ("coadd", COADD_NAME),
 )
 _REDSHIFTS = (ZBEST_NAME, REDROCK_NAME)
-_REFUSED = (
+REFUSED = (
     (
         Reason.DR7_SPSPEC,
         re.compile(rf"spSpec-.*\.fits?{_PACKED}", re.IGNORECASE),
@@ -49,6 +49,7 @@ _REFUSED = (
         "an spField file of SDSS-V: its spectra are read from the spec files of the field",
     ),
 )
+"""Files that are known by name and not read: reason, names, and what to say."""
 
 
 def format_by_name(name: str) -> str | None:
@@ -73,6 +74,6 @@ def find_redshifts(path: Path) -> Path | None:
 
 def refused(name: str) -> Iterator[tuple[Reason, str]]:
     """Why files of this name are not read, if they are known and are not."""
-    for reason, pattern, message in _REFUSED:
+    for reason, pattern, message in REFUSED:
         if pattern.fullmatch(name):
             yield reason, message
