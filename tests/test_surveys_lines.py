@@ -15,7 +15,7 @@ from surveys_builders import SHARED, line_columns, table_hdu, write_spec
 
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.spectrum.identity import desi_key, sdss_key
-from spectra_scale.surveys import fits_named
+from spectra_scale.surveys import fits_files, fits_named
 from spectra_scale.surveys.lines import (
     LINE_COLUMNS,
     LINE_SCHEMA,
@@ -525,6 +525,28 @@ def test_a_damaged_line_table_is_an_error_that_names_it(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(SpectraScaleError, match=name):
+            read_line_catalogue(path)
+
+
+@pytest.mark.parametrize("whole", [0, 1 << 26])
+def test_a_packed_table_is_read_as_an_unpacked_one_and_its_end_is_missed(
+    tmp_path, monkeypatch, whole
+):
+    # Above a size, gzip files are unpacked as they are read.
+    monkeypatch.setattr(fits_files, "_GZIP_WHOLE", whole)
+    monkeypatch.setattr(fits_named, "_BLOCK_BYTES", 300)
+    plain = write_fastspec(tmp_path / "f.fits", ORDERS[1])
+    path = tmp_path / "g.fits.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    assert_same(read_line_catalogue(path), read_line_catalogue(plain))
+    for name in ("FASTSPEC", "METADATA"):
+        with fits.open(plain) as hdus:
+            at = hdus[name]._header_offset + 4000
+        path.write_bytes(gzip.compress(plain.read_bytes()[:at]))
+        with pytest.raises(SpectraScaleError, match=r"g\.fits\.gz"):
+            read_line_catalogue(path)
+        path.write_bytes(gzip.compress(plain.read_bytes())[:-100])
+        with pytest.raises(SpectraScaleError, match=r"g\.fits\.gz"):
             read_line_catalogue(path)
 
 

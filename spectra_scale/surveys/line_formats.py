@@ -144,7 +144,10 @@ def _desi_keys(block: Block, path: Path) -> pa.Array:
             "lose their last digits. Export it as 64-bit integers."
         )
         raise SpectraScaleError(msg)
-    survey, program = (np.char.strip(block[n].astype(np.str_)) for n in ("SURVEY", "PROGRAM"))
+    # As in keys of coadds: lower case, whatever the table has.
+    survey, program = (
+        np.char.lower(np.char.strip(block[n].astype(np.str_))) for n in ("SURVEY", "PROGRAM")
+    )
     there = (survey != "") & (program != "")
     return _joined([survey, program, target], "desi:", there)
 

@@ -194,7 +194,10 @@ def _desi(file: MmuFile) -> tuple[pa.Table, list[LostRow]]:
     for names in (("SURVEY",), ("PROGRAM",), *(_DESI_COLUMNS[n] for n in ("ra", "dec", "z"))):
         _require(file, names)
     target = _targets(file)
-    survey, program = (file.column(name).astype(np.str_) for name in ("SURVEY", "PROGRAM"))
+    # As in keys of coadds: lower case, whatever the file has.
+    survey, program = (
+        np.char.lower(file.column(name).astype(np.str_)) for name in ("SURVEY", "PROGRAM")
+    )
     good = np.flatnonzero((survey != "") & (program != ""))
     out = {field.name: _unknown(field.name, file.n_rows) for field in CATALOGUE_SCHEMA}
     out |= _desi_columns(file)
