@@ -511,6 +511,32 @@ def test_a_file_that_is_cut_or_written_to_while_it_is_read_is_noticed(tmp_path):
     assert caught.value.reason == Reason.FILE_CHANGED
 
 
+def test_a_read_that_gives_less_than_was_asked_for_is_completed(tmp_path, monkeypatch):
+    path = write_coadd(tmp_path, n_rows=5)
+    expected = read_coadd(path)
+    whole, rng = os.preadv, random.Random(0)
+
+    def short(fd, parts, start):
+        if not len(parts[0]):
+            return whole(fd, parts, start)
+        return whole(fd, [parts[0][: rng.randrange(1, len(parts[0]) + 1)]], start)
+
+    monkeypatch.setattr(os, "preadv", short)
+    assert_same_spectra(read_coadd(path), expected)
+    ids = target_ids(5)[[4, 2, 0]]
+    np.testing.assert_array_equal(read_coadd(path, ids).flux, expected.flux[[4, 2, 0]])
+
+
+def test_a_read_error_is_a_reason(tmp_path, monkeypatch):
+    path = write_coadd(tmp_path)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert reason_of(path) == Reason.UNREADABLE
+
+
 def _damaged(content, rng, header_ends):
     """One change: a byte of a header or of the data, a stretch of zeros, a cut."""
     made = bytearray(content)

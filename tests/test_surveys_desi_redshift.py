@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import random
 
 import numpy as np
 import pytest
@@ -220,6 +221,43 @@ def test_files_that_cannot_be_used_have_a_reason_and_are_named(tmp_path):
     redrock.write_bytes(content)
     coadd.write_bytes(b"<html>")
     assert reason_of(coadd, redrock).reason == Reason.NOT_FITS
+
+
+def damaged(content, rng):
+    made = bytearray(content)
+    kind, at = rng.randrange(4), rng.randrange(len(content))
+    if kind == 0:
+        made[at] = rng.choice(b"0123456789 'TF-+.E=BRZ")
+    elif kind == 1:
+        made[at] ^= 1 << rng.randrange(8)
+    elif kind == 2:
+        made[at : at + 200] = bytes(len(made[at : at + 200]))
+    else:
+        del made[at:]
+    return bytes(made)
+
+
+@pytest.mark.parametrize("which", ["coadd", "redrock"])
+def test_damaged_files_give_rows_that_add_up_or_a_reason(tmp_path, which):
+    # One arm is enough: it is the tables that are damaged.
+    coadd = write_coadd(tmp_path, n_rows=5, arms="B", resolution=False)
+    redrock = write_redrock(tmp_path, target_ids(5))
+    path = coadd if which == "coadd" else redrock
+    content, rng = path.read_bytes(), random.Random(7)
+    tables = content[:23040]  # headers and tables stand before the images
+    n_read = 0
+    for _ in range(150):
+        path.write_bytes(damaged(tables, rng) + content[23040:])
+        try:
+            table, lost = rows_of_coadd(coadd, redrock)
+        except BadSpectrumError:
+            continue
+        n_read += 1
+        spectra = [each for each in lost if each[1] != Reason.ROW_WITHOUT_FIBRE]
+        assert table.num_rows + len(spectra) == 5
+        assert table["z"].null_count == 0
+        assert (table["z"].to_numpy() > -1).all()
+    assert n_read
 
 
 def test_an_empty_table_of_redshifts_leaves_all_spectra_without_one(tmp_path):

@@ -59,9 +59,16 @@ class ScatteredFile(OpenFile):
         except OSError as error:
             message = f"cannot be read: {error.strerror or error}"
             raise BadSpectrumError(Reason.UNREADABLE, message, self.path) from error
-        if found != n_bytes:
-            message = "became shorter while it was read: ingest it again when it is complete"
-            raise BadSpectrumError(Reason.FILE_CHANGED, message, self.path)
+        if found < n_bytes:
+            # A network file system may give less than was asked for; so does a cut or bad file.
+            rest = memoryview(self[start + found : start + n_bytes])
+            if len(rest) < n_bytes - found:
+                message = "became shorter while it was read: ingest it again when it is complete"
+                raise BadSpectrumError(Reason.FILE_CHANGED, message, self.path)
+            for part in parts:
+                held = min(found, len(part))
+                part[held:] = rest[: len(part) - held]
+                rest, found = rest[len(part) - held :], found - held
 
 
 @dataclass(frozen=True, slots=True, eq=False)
