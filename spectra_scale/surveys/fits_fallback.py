@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
 
+from spectra_scale.errors import BadSpectrumError
 from spectra_scale.surveys.fits_bytes import CARD, Array, Buffer, UnsureError
 from spectra_scale.surveys.fits_layout import Value, Wanted
 from spectra_scale.surveys.fits_table import RawTable
@@ -21,11 +22,6 @@ MOST_BY_ASTROPY = 1 << 32
 """Bytes of a table that astropy may read: it takes all of them into memory."""
 _MOST = 999  # the standard's limit of axes and columns
 _CHECKED = 1 << 22
-# What astropy raises on damaged headers and data: it checks little before it converts.
-ASTROPY_ERRORS = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
-    MemoryError, AssertionError, NotImplementedError, RecursionError, VerifyError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,15 +59,11 @@ class AstropyTable:
         if [each.lower() for each in self.data.names].count(name.lower()) > 1:
             msg = f"two columns have the name {name}"
             raise UnsureError(msg)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                values = np.asarray(self.data.field(self.names[name.lower()])[start:stop])
+        with by_astropy():
+            values = np.asarray(self.data.field(self.names[name.lower()])[start:stop])
             if values.dtype.kind in "SU":
                 return np.char.strip(values.astype(str))
             return values.astype(values.dtype.newbyteorder("="))
-        except ASTROPY_ERRORS as error:
-            raise UnsureError(str(error)) from error
 
     def columns(
         self, names: Sequence[str], start: int = 0, stop: int | None = None
@@ -199,8 +191,9 @@ class AstropyHdu:
 
     def card(self, key: str) -> str | None:
         """Value of a card as text; None if absent."""
-        found = self.cards.get(key)
-        return None if found is None else str(found).strip()
+        with by_astropy():
+            found = self.cards.get(key)
+            return None if found is None else str(found).strip()
 
 
 def astropy_hdus(source: Buffer, n: int, images: Collection[int] = ()) -> list[AstropyHdu]:
@@ -228,19 +221,39 @@ def astropy_hdus(source: Buffer, n: int, images: Collection[int] = ()) -> list[A
         If the file cannot be read.
     """
     found = []
+    _check_counts(source)
+    with (
+        by_astropy(),
+        fits.open(stream_of(source), memmap=False, lazy_load_hdus=True) as hdus,
+    ):
+        for index in range(n):
+            if index and not _has(hdus, index):
+                break
+            found.append(_hdu(hdus[index], image=index in images))
+    return found
+
+
+@contextmanager
+def by_astropy() -> Iterator[None]:
+    """Where astropy works on files that may be damaged: without its warnings.
+
+    Raises
+    ------
+    UnsureError
+        For whatever astropy raises: it checks little before it converts, and what it meets in
+        damaged bytes it may meet anywhere.
+    BadSpectrumError
+        If the file cannot be read.
+    """
     try:
-        _check_counts(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with fits.open(stream_of(source), memmap=False, lazy_load_hdus=True) as hdus:
-                for index in range(n):
-                    if index and not _has(hdus, index):
-                        break
-                    found.append(_hdu(hdus[index], image=index in images))
-    except ASTROPY_ERRORS as error:
+            yield
+    except (BadSpectrumError, UnsureError):
+        raise
+    except Exception as error:
         msg = f"{type(error).__name__}: {error}"
         raise UnsureError(msg) from error
-    return found
 
 
 def stream_of(source: Buffer) -> io.BufferedIOBase:
