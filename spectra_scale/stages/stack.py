@@ -42,7 +42,7 @@ from spectra_scale.store.objects import column, read_objects
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import write_table
-from spectra_scale.surveys.native import NativeRows
+from spectra_scale.surveys.native import Buffers, NativeRows
 from spectra_scale.surveys.release import Release
 
 VERSION = 1
@@ -50,8 +50,6 @@ KIND = "stack"
 PARTS = "parts"
 #: Tasks at most: each leaves one file of sums for all regions and replicas.
 MAX_TASKS = 64
-#: Spectra added at once: bounds the memory of a task.
-BLOCK = 512
 SUMS = ("weight", "weighted_flux", "count", "weight_squared")
 Ints = NDArray[np.int64]
 
@@ -186,9 +184,9 @@ def _stack_task(how: _How, task: _Task) -> int:
         return n_rows
     n_stacks = task.membership.shape[1] * (1 + how.n_bootstrap)
     total = [StackSums.zeros() for _ in range(n_stacks)]
-    for start in range(0, n_rows, BLOCK):
-        part = slice(start, start + BLOCK)
-        spectra = _read(task, part)
+    buffers = task.spectra.buffers()
+    for part in task.spectra.blocks():
+        spectra = _read(task, part, buffers)
         reject = int(reject_bits(how.mask, spectra.linear_step))
         z = task.redshift[part]
         weights = _multiplicity(task, part, how)
@@ -205,8 +203,8 @@ def _stack_task(how: _How, task: _Task) -> int:
     return n_rows
 
 
-def _read(task: _Task, part: slice) -> ObservedSpectra:
-    spectra = task.spectra.read(part)
+def _read(task: _Task, part: slice, buffers: Buffers | None) -> ObservedSpectra:
+    spectra = task.spectra.read(part, into=buffers)
     return spectra if task.ebv is None else deredden(spectra, task.ebv[part])
 
 

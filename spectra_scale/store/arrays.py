@@ -196,7 +196,8 @@ def read_rows(
     rows
         A slice without a step, or row numbers, ascending.
     out
-        Where consecutive rows go, C-contiguous, shape (row, column); a new array if not given.
+        Where consecutive rows go, C-contiguous, shape (row, column), of as many rows or more; a
+        new array if not given.
 
     Raises
     ------
@@ -209,7 +210,8 @@ def read_rows(
         return np.asarray(found[rows] if isinstance(rows, slice) else found.oindex[rows])
     if isinstance(rows, slice):
         start, stop, _ = rows.indices(array.shape[0])
-        return read_span(array, start, max(start, stop), out)
+        stop = max(start, stop)
+        return read_span(array, start, stop, None if out is None else out[: stop - start])
     return read_some(array, rows)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -93,7 +92,7 @@ class LineFormat:
 # Identity -------------------------------------------------------------------------------------
 
 
-def keys_of(kind: LineFormat, block: Block, path: Path) -> tuple[dict[str, Array], pa.Array]:
+def keys_of(kind: LineFormat, block: Block) -> tuple[dict[str, Array], pa.Array]:
     """Who the rows of a block are.
 
     Parameters
@@ -102,8 +101,6 @@ def keys_of(kind: LineFormat, block: Block, path: Path) -> tuple[dict[str, Array
         Kind of the table.
     block
         Its columns.
-    path
-        The file, for messages.
 
     Returns
     -------
@@ -119,16 +116,16 @@ def keys_of(kind: LineFormat, block: Block, path: Path) -> tuple[dict[str, Array
     """
     if kind.survey == "desi":
         nobody = np.full(len(block["TARGETID"]), -1, np.int32)
-        return dict.fromkeys(("plate", "mjd", "fiber"), nobody), _desi_keys(block, path)
+        return dict.fromkeys(("plate", "mjd", "fiber"), nobody), _desi_keys(block)
     found = {
-        name: _whole(block[names[0]], names[0], path)
+        name: _whole(block[names[0]], names[0])
         for name, names in zip(("plate", "mjd", "fiber"), kind.identity, strict=True)
     }
     there = np.logical_and.reduce([values > 0 for values in found.values()])
     for name, values in found.items():
         if len(values) and values[there].max(initial=0) > _MOST_DIGITS:
             msg = (
-                f"{path}: {name} reaches {values[there].max()}, expected at most five digits. The "
+                f"{name} reaches {values[there].max()}, expected at most five digits. The "
                 "column is another id (PLATEID of CAS is one): export PLATE, MJD and FIBERID."
             )
             raise SpectraScaleError(msg)
@@ -136,11 +133,11 @@ def keys_of(kind: LineFormat, block: Block, path: Path) -> tuple[dict[str, Array
     return identity, _joined([*identity.values()], "sdss:", there)
 
 
-def _desi_keys(block: Block, path: Path) -> pa.Array:
+def _desi_keys(block: Block) -> pa.Array:
     target = block["TARGETID"]
     if target.dtype.kind not in "iu":
         msg = (
-            f"{path}: TARGETID is {target.dtype}, expected whole numbers: as floats or text they "
+            f"TARGETID is {target.dtype}, expected whole numbers: as floats or text they "
             "lose their last digits. Export it as 64-bit integers."
         )
         raise SpectraScaleError(msg)
@@ -159,12 +156,12 @@ def _joined(parts: list[Array], prefix: str, there: Array) -> pa.Array:
     return pc.if_else(pa.array(there), keys, pa.scalar(None, pa.string()))
 
 
-def _whole(values: Array, name: str, path: Path) -> Array:
+def _whole(values: Array, name: str) -> Array:
     """Whole numbers as int64; -1 where there is none."""
     try:
         numbers = values.astype(np.float64)
     except ValueError as error:
-        msg = f"{path}: column {name} holds something else than numbers: {error}"
+        msg = f"column {name} holds something else than numbers: {error}"
         raise SpectraScaleError(msg) from error
     good = np.isfinite(numbers) & (np.abs(numbers) < 2.0**63) & (numbers == np.rint(numbers))
     return np.where(good, numbers, -1).astype(np.int64)

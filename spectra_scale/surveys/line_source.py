@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from spectra_scale.errors import BadSpectrumError, SpectraScaleError
 from spectra_scale.surveys.fits_bytes import Array, UnsureError
@@ -68,7 +69,7 @@ class LineSource:
                 out |= {name: found[theirs] for name, theirs in names.items()}
             for holder in self.holders[1:]:
                 self._check_match(holder, out, start, stop)
-        except (BadSpectrumError, UnsureError) as error:
+        except (BadSpectrumError, UnsureError, pa.ArrowException, KeyError, ValueError) as error:
             msg = f"{self.path}: rows {start} to {stop} cannot be read: {error}. Fetch it again."
             raise SpectraScaleError(msg) from error
         return out

@@ -235,11 +235,11 @@ def _first_of_each(keys: pa.Array) -> npt.NDArray[np.int64]:
 
 def _part(source: LineSource, start: int, stop: int) -> pa.Table:
     block = source.read(start, stop)
-    identity, keys = keys_of(source.kind, block, source.path)
     try:
+        identity, keys = keys_of(source.kind, block)
         found = source.kind.values(block)
         values = {name: np.asarray(found[name], np.float64) for name in LINE_COLUMNS}
-    except (SpectraScaleError, ValueError) as error:
+    except (SpectraScaleError, ValueError, TypeError) as error:
         msg = f"{source.path}, rows from {start}: {error}"
         raise SpectraScaleError(msg) from error
     _blank_invalid(values)

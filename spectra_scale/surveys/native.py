@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from spectra_scale.errors import BadSpectrumError, DamagedArtifactError
 from spectra_scale.spectrum.grid import NativeGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
+from spectra_scale.store.arrays import read_rows
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import read_native
 from spectra_scale.surveys.block import SpectraBlock, spectrum_digest
@@ -21,7 +23,9 @@ from spectra_scale.surveys.formats import FORMATS
 
 PLACE = ("source_format", "source_file", "source_row", "status", "checksum")
 """Catalogue columns that say where a spectrum is, and what it was."""
+NAMES = ("flux", "ivar", "mask_bits")
 Ints = NDArray[np.int64]
+Buffers = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +38,8 @@ class NativeRows:
         Native grid of the release.
     numbers
         Row numbers, ascending.
+    chunk_rows
+        Rows that are compressed together.
     arrays
         Zarr group; None if the spectra are not stored.
     places
@@ -44,6 +50,7 @@ class NativeRows:
 
     grid: NativeGrid
     numbers: Ints
+    chunk_rows: int
     arrays: Path | None
     places: pa.Table | None = None
     roots: tuple[Path, ...] = ()
@@ -51,7 +58,22 @@ class NativeRows:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, part: slice, keys: NDArray[Any] | None = None) -> ObservedSpectra:
+    def blocks(self) -> list[slice]:
+        """Parts to read one by one: the rows of one chunk each, so that each is unpacked once."""
+        chunks = self.numbers // self.chunk_rows
+        edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(chunks)]
+        return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+    def buffers(self) -> Buffers | None:
+        """Arrays that `read` may fill again and again; None where it needs none."""
+        if self.arrays is None:
+            return None
+        shape = (self.chunk_rows, self.grid.n_pixels)
+        return np.empty(shape, "f4"), np.empty(shape, "f4"), np.empty(shape, "u4")
+
+    def read(
+        self, part: slice, keys: NDArray[Any] | None = None, into: Buffers | None = None
+    ) -> ObservedSpectra:
         """Read some of the rows.
 
         Parameters
@@ -60,6 +82,9 @@ class NativeRows:
             Which of them, by their place here.
         keys
             Key of each spectrum read; '' if not given.
+        into
+            `buffers` to unpack one of the `blocks` into: what is returned may be a view of them,
+            good until the next reading. In a loop this saves the making of memory pages.
 
         Returns
         -------
@@ -76,19 +101,19 @@ class NativeRows:
             keys = np.full(len(numbers), "", dtype=object)
         if self.arrays is None:
             return self._from_files(part, keys)
-        if not len(numbers):
-            return read_native(self.arrays, self.grid, slice(0, 0), keys)
-        # Neighbouring rows lie in the same compressed chunk: read the span, then pick.
-        span = slice(int(numbers[0]), int(numbers[-1]) + 1)
-        length = span.stop - span.start
-        if length == len(numbers):
-            return read_native(self.arrays, self.grid, span, keys)
-        if length > 4 * len(numbers):
+        if into is None or not len(numbers):
             return read_native(self.arrays, self.grid, numbers, keys)
-        block = read_native(self.arrays, self.grid, span, np.full(length, "", dtype=object))
-        pick = numbers - span.start
-        return ObservedSpectra(keys, self.grid.first_pixel, block.flux[pick], block.ivar[pick],
-                               block.mask_bits[pick], self.grid.linear_step)  # fmt: skip
+        first = int(numbers[0]) // self.chunk_rows * self.chunk_rows
+        assert numbers[-1] < first + self.chunk_rows, "rows of more than one chunk"
+        chunk = slice(first, first + self.chunk_rows)
+        found = [read_rows(self.arrays, name, chunk, out)
+                 for name, out in zip(NAMES, into, strict=True)]  # fmt: skip
+        pick: Any = numbers - first
+        if pick[-1] - pick[0] + 1 == len(pick):
+            pick = slice(int(pick[0]), int(pick[-1]) + 1)
+        flux, ivar, bits = (array[pick] for array in found)
+        return ObservedSpectra(keys, self.grid.first_pixel, flux, ivar, bits,
+                               self.grid.linear_step)  # fmt: skip
 
     def _from_files(self, part: slice, keys: NDArray[Any]) -> ObservedSpectra:
         assert self.places is not None

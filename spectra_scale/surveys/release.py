@@ -131,11 +131,13 @@ class Release:
 
     def rows(self, rows: NDArray[np.int64]) -> NativeRows:
         """Some rows to read later, small enough to send to a worker."""
+        chunk_rows = self.layout.chunk_rows
         if self.has_copy:
-            return NativeRows(self.grid, rows, self.arrays.resolve())
+            return NativeRows(self.grid, rows, chunk_rows, self.arrays.resolve())
         roots = self.roots or tuple(Path(p) for p in self.artifact.manifest["where"]["source"])
         places = read_table(self.path / "catalogue.parquet", list(PLACE)).take(pa.array(rows))
-        return NativeRows(self.grid, rows, None, places, tuple(root.resolve() for root in roots))
+        folders = tuple(root.resolve() for root in roots)
+        return NativeRows(self.grid, rows, chunk_rows, None, places, folders)
 
     def read(self, rows: slice | NDArray[np.int64]) -> ObservedSpectra:
         """Read native spectra.

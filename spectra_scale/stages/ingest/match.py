@@ -177,11 +177,11 @@ def _single_formats() -> list[str]:
     return [name for name, each in FORMATS.items() if each.single]
 
 
-def without_row(places: Places, named: pa.Array) -> pa.Table:
-    """Ledger lines of spectrum files that are in none of the lines and rows made so far."""
-    single = places.single.filter(
-        pc.invert(pc.is_in(places.single["source_file"], value_set=named))
-    )
+def without_row(places: Places, rows: pa.Table) -> pa.Table:
+    """Ledger lines of files, and of spectra in files of several, that no row is taken from."""
+    named = pc.unique(rows["source_file"])
+    keys = places.single["key"]
+    single = places.single.filter(pc.invert(pc.is_in(keys, value_set=_flat(rows, "spectrum_key"))))
     alone = pc.is_in(single["source_format"], value_set=pa.array(_single_formats(), pa.string()))
     message = "the file is there, the catalogue has no row of its spectrum"
     lines = [lines_for("file", Reason.FILE_WITHOUT_ROW, message,

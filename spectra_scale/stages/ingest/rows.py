@@ -19,7 +19,6 @@ from spectra_scale.config import IngestSection
 from spectra_scale.stages.ingest import ledger as lines
 from spectra_scale.stages.ingest.inventory import Inventory
 from spectra_scale.stages.ingest.match import (
-    Places,
     failed_cuts,
     left_out,
     locate_rows,
@@ -29,8 +28,8 @@ from spectra_scale.stages.ingest.match import (
     without_row,
 )
 from spectra_scale.store.tables import read_table, write_table
-from spectra_scale.surveys.catalogue import read_catalogue
-from spectra_scale.surveys.formats import FORMATS, ROW_SCHEMA, FileIn
+from spectra_scale.surveys.catalogue import catalogue_blocks
+from spectra_scale.surveys.formats import FORMATS, ROW_SCHEMA, FileIn, Lost
 from spectra_scale.surveys.reasons import Reason
 
 #: Columns that say what an earlier revision has of a spectrum.
@@ -70,6 +69,11 @@ class Earlier:
 
     rows: pa.Table
     keys: pa.Array
+
+    def knows(self, keys: pa.Array) -> pa.Array:
+        """Whether each key is of a row, or of a ledger line of a row."""
+        rows = self.rows["spectrum_key"].combine_chunks()
+        return pc.or_(pc.is_in(keys, value_set=rows), pc.is_in(keys, value_set=self.keys))
 
     @classmethod
     def of(cls, releases: Sequence[Path]) -> Earlier:
@@ -205,25 +209,30 @@ def _read_rows(task: _RowTask) -> int:
 
 def _from_catalogue(inventory: Inventory, earlier: Earlier, place: Place, parts: Path) -> Found:
     assert inventory.catalogue is not None
-    table = read_catalogue(inventory.catalogue)
     places, unnamed = places_of(inventory.inputs())
     own, ledger = _read(unnamed, place, parts)
     places = with_rows(places, own)
-    rows = locate_rows(table, places)
-    counts = {"rows in": rows.num_rows}
-    tables = [ledger, places.ledger, _unmatched(rows, places)]
-    missing = pc.is_null(rows["source_file"])
-    lost = rows.filter(missing)["spectrum_key"].combine_chunks()
-    known = pc.or_(
-        pc.is_in(lost, value_set=earlier.rows["spectrum_key"].combine_chunks()),
-        pc.is_in(lost, value_set=earlier.keys),
-    )
-    message = "the catalogue has it, the source folders do not"
-    unknown = lost.filter(pc.invert(known))
-    tables.append(lines.lines_for("row", Reason.ROW_WITHOUT_FILE, message, "", unknown))
-    counts["rows of earlier revisions"] = len(lost) - len(unknown)
-    return Found(rows.filter(pc.invert(missing)), lines.together(tables), counts)
-
-
-def _unmatched(rows: pa.Table, places: Places) -> pa.Table:
-    return without_row(places, pc.unique(rows["source_file"]))
+    tables, found = [ledger, places.ledger], [ROW_SCHEMA.empty_table()]
+    counts = {"rows in": 0, "rows of earlier revisions": 0}
+    # Block by block: of rows without a file, the most of a large catalogue, only keys are kept.
+    for block in catalogue_blocks(inventory.catalogue):
+        rows = locate_rows(block.table, places)
+        missing = pc.is_null(rows["source_file"])
+        found.append(rows.filter(pc.invert(missing)))
+        keys = rows.filter(missing)["spectrum_key"].combine_chunks()
+        unknown = keys.filter(pc.invert(earlier.knows(keys)))
+        message = "the catalogue has it, the source folders do not"
+        tables.append(lines.lines_for("row", Reason.ROW_WITHOUT_FILE, message, "", unknown))
+        nameless = [
+            Lost(
+                "", "", "row", str(lost.reason), f"row {lost.row} of the catalogue: {lost.message}"
+            )
+            for lost in block.lost
+        ]
+        # They have no key to be known by: every revision tells of them again.
+        tables.append(lines.lines_of(nameless))
+        counts["rows in"] += rows.num_rows + len(nameless)
+        counts["rows of earlier revisions"] += len(keys) - len(unknown)
+    rows = pa.concat_tables(found).combine_chunks()
+    tables.append(without_row(places, rows))
+    return Found(rows, lines.together(tables), counts)

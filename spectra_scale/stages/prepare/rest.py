@@ -17,10 +17,8 @@ from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
 from spectra_scale.spectrum.quality import Quality
 from spectra_scale.store.schema import DROPPED
 from spectra_scale.store.tables import read_table, write_table
-from spectra_scale.surveys.native import NativeRows
+from spectra_scale.surveys.native import Buffers, NativeRows
 
-#: Spectra shifted at once: bounds the memory of a task at any shard size.
-BLOCK = 1024
 #: Redshift the reference preset moves λF_λ to (science.md §2).
 REFERENCE_REDSHIFT = 0.1
 
@@ -83,9 +81,9 @@ def _make(config: PrepareSection, task: RestTask) -> None:
     fluxes: list[NDArray[np.float32]] = []
     ivars: list[NDArray[np.float32]] = []
     tables, dropped = [], []
-    for start in range(0, task.n_rows, BLOCK):
-        part = slice(start, min(start + BLOCK, task.n_rows))
-        flux, ivar, quality = _shift(config, task, part)
+    buffers = task.spectra.buffers()
+    for part in task.spectra.blocks():
+        flux, ivar, quality = _shift(config, task, part, buffers)
         first, found = failed_cut(quality, config)
         good = first == ""
         fluxes.append(flux[good])
@@ -100,9 +98,10 @@ def _make(config: PrepareSection, task: RestTask) -> None:
 
 
 def _shift(
-    config: PrepareSection, task: RestTask, part: slice
+    config: PrepareSection, task: RestTask, part: slice, buffers: Buffers | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Quality]:
-    observed = _read(task, part)
+    keys = np.array(task.keys[part.start : part.stop].to_pylist(), dtype=object)
+    observed = task.spectra.read(part, keys, buffers)
     z = task.redshift[part]
     rest, quality = to_rest_frame(
         observed,
@@ -128,11 +127,6 @@ def how(config: PrepareSection) -> Preprocess:
         min_coverage=config.min_coverage,
         grid=WavelengthGrid.rest_frame(config.n_pixels),
     )
-
-
-def _read(task: RestTask, part: slice) -> ObservedSpectra:
-    keys = np.array(task.keys[part.start : part.stop].to_pylist(), dtype=object)
-    return task.spectra.read(part, keys)
 
 
 def luminosity_factor(redshift: NDArray[np.float64]) -> NDArray[np.float64]:

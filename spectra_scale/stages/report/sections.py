@@ -69,7 +69,8 @@ def _data(inputs: ReportInputs, objects: Objects) -> Section:
     counts = inputs.artifacts["prepare"].counts
     cuts = [["rows in", counts["rows in"]]]
     cuts += [[f"removed by {cut}", -n] for cut, n in counts["dropped by cut"].items()]
-    cuts += [[name, counts[name]] for name in ("kept", "superseded", "repeats", "objects", "train", "validation")]
+    names = ("kept", "superseded", "repeats", "objects", "train", "validation")
+    cuts += [[name, counts[name]] for name in names]
     tables.append(Table("Sample: what each cut removed, and the split", ["", "spectra"], cuts))
     figure = figures.redshift_histograms(objects.z[objects.training], objects.z[~objects.training])
     return Section(
