@@ -128,7 +128,8 @@ _ALL = (
     Format(
         name="coadd",
         title="DESI coadd of a healpixel or a tile, with redrock (or zbest) beside it",
-        files="coadd-SURVEY-PROGRAM-HEALPIX.fits, coadd-PETAL-TILE-thruNIGHT.fits, redrock-SURVEY-PROGRAM-HEALPIX.fits",
+        files="coadd-SURVEY-PROGRAM-HEALPIX.fits, coadd-PETAL-TILE-thruNIGHT.fits, "
+        "redrock-SURVEY-PROGRAM-HEALPIX.fits",
         survey_of=_desi,
         read=read_coadd,
         rows=format_rows.coadd_rows,
