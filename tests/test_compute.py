@@ -1,11 +1,19 @@
 """What every place to run promises."""
 
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spectra_scale.compute.place import Work
 from spectra_scale.compute.progress import Progress
+from spectra_scale.errors import BadSpectrumError, SpectraScaleError
 
 
 def test_results_come_in_the_order_of_the_items(executor):
@@ -31,6 +39,110 @@ def test_an_error_in_a_task_reaches_the_caller(executor):
 
     with pytest.raises(ValueError, match="bad shard"):
         executor.map(fail, [1], Work("fail"))
+
+
+def test_an_error_is_the_tasks_own_and_its_message_no_traceback(executor):
+    def full(x):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"shard {x}")
+
+    def bad(x):
+        from spectra_scale.errors import BadSpectrumError
+
+        raise BadSpectrumError("truncated", "found 3 bytes", f"shard {x}")
+
+    with pytest.raises(OSError, match="No space left") as told:
+        executor.map(full, [1], Work("full"))
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, "shard 1")
+    assert "Traceback" not in str(told.value)
+    with pytest.raises(BadSpectrumError, match="^shard 1: found 3 bytes$") as bad_one:
+        executor.map(bad, [1], Work("bad"))
+    assert bad_one.value.reason == "truncated"
+
+
+#: Places whose workers are processes of their own.
+WORKERS = pytest.mark.parametrize(
+    "executor",
+    [
+        "processes",
+        pytest.param("distributed", marks=pytest.mark.cluster),
+        pytest.param("ray", marks=pytest.mark.cluster),
+    ],
+    indirect=True,
+)
+
+
+@WORKERS
+def test_tasks_of_a_lost_worker_are_done_all_the_same(executor, tmp_path):
+    def fragile(x):
+        mark = tmp_path / str(x)
+        if x % 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x * x
+
+    assert executor.map(fragile, [0, 1, 2, 3], Work("fragile")) == [0, 1, 4, 9]
+    assert sorted(mark.name for mark in tmp_path.iterdir()) == ["1", "3"]
+
+
+@WORKERS
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_an_error_that_says_so(executor):
+    def deadly(x):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    with pytest.raises(SpectraScaleError, match="ingest: a worker process was killed, and again"):
+        executor.map(deadly, [1], Work("ingest"))
+    # And the place is still good for something.
+    assert executor.map(str, [1, 2], Work("again")) == ["1", "2"]
+
+
+DRIVER = """
+import sys
+from spectra_scale.compute.place import Work, open_place
+from spectra_scale.config import ComputeSection
+
+def note(folder):
+    import os, pathlib, time
+    pathlib.Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with open_place(ComputeSection(engine=sys.argv[1], workers=2)) as place:
+        place.map(note, [sys.argv[2]] * 2, Work("wait"))
+"""
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "processes",
+        pytest.param("distributed", marks=pytest.mark.cluster),
+        pytest.param("ray", marks=pytest.mark.cluster),
+    ],
+)
+def test_workers_end_with_a_driver_that_is_killed(engine, tmp_path):
+    script, notes = tmp_path / "driver.py", tmp_path / "notes"
+    notes.mkdir()
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, script, engine, notes], stderr=subprocess.DEVNULL, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    try:
+        wait_until(lambda: len(list(notes.iterdir())) == 2)
+    finally:
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL
+    workers = [int(note.name) for note in notes.iterdir()]
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)))
+
+
+def wait_until(condition, seconds=50):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.05)
 
 
 def test_nothing_to_do_is_done(executor):

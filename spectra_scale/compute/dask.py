@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -10,8 +15,11 @@ from typing import Any, Literal, TypeVar
 import dask
 from dask.callbacks import Callback
 
-from spectra_scale.compute.place import Work
+from spectra_scale.compute.place import Work, worker_lost
 
+log = logging.getLogger(__name__)
+#: How often the workers of a batch may be killed, and one more, as a `distributed` cluster has it.
+LIVES = 4
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -41,20 +49,53 @@ class LocalDask:
         return f"dask {self.scheduler} x{self.workers}"
 
     def map(self, task: Callable[[T], R], items: Sequence[T], work: Work) -> list[R]:
-        """Run `task` on every item; see `Place.map`."""
+        """Run `task` on every item; see `Place.map`. A lost worker's tasks run again."""
         if not items:
             return []
         progress = work.progress(len(items))
         graph = graph_of(task, items)
         places = {key: i for i, key in enumerate(graph)}
+        results: dict[str, R] = {}
 
-        def finished(key: str, *_: Any) -> None:
+        def finished(key: str, result: R, *_: Any) -> None:
             if key in places:
+                results[key] = result
                 progress.advance(work.size(places[key]))
 
-        get = dask.base.get_scheduler(scheduler=self.scheduler)
-        with Callback(posttask=finished):
-            return list(get(graph, list(graph), num_workers=self.workers))
+        for left in reversed(range(LIVES)):
+            missing = {key: run for key, run in graph.items() if key not in results}
+            try:
+                with Callback(posttask=finished):
+                    self._get(missing)
+                break
+            except BrokenProcessPool as error:
+                if not left:
+                    raise worker_lost(work) from error
+                log.warning("%s: a worker process was killed; its tasks run again", work.label)
+        return [results[key] for key in graph]
+
+    def _get(self, graph: dict[str, tuple[Callable[[], R]]]) -> None:
+        options: dict[str, Any] = {"num_workers": self.workers}
+        if self.scheduler == "processes":
+            # One task at a time: each is large, and Dask would hand out six.
+            options |= {"chunksize": 1, "initializer": end_with_parent}
+        dask.base.get_scheduler(scheduler=self.scheduler)(graph, list(graph), **options)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it does.
+
+    A worker of a pool whose driver is killed would wait for ever, after it has written whatever
+    its task has to write, which by then may be what another run writes.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class DistributedDask:
@@ -76,7 +117,7 @@ class DistributedDask:
 
     def map(self, task: Callable[[T], R], items: Sequence[T], work: Work) -> list[R]:
         """Run `task` on every item; see `Place.map`. A lost worker's tasks run again."""
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         if not items:
             return []
@@ -84,9 +125,17 @@ class DistributedDask:
         # Tasks write files: they are not pure, and equal ones must not be merged.
         futures = self.client.map(task, list(items), pure=False, retries=2)
         places = {future.key: i for i, future in enumerate(futures)}
-        for future in as_completed(futures, raise_errors=True):
-            progress.advance(work.size(places[future.key]))
-        return list(self.client.gather(futures))
+        results: dict[str, R] = {}
+        try:
+            for future, result in as_completed(futures, with_results=True):
+                results[future.key] = result
+                progress.advance(work.size(places[future.key]))
+        except KilledWorker as error:
+            raise worker_lost(work) from error
+        finally:
+            # After an error nobody waits for the others, but a cluster of its own lives on.
+            self.client.cancel(futures)
+        return [results[key] for key in places]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from spectra_scale.compute.progress import Progress
 from spectra_scale.config import ComputeSection
+from spectra_scale.errors import SpectraScaleError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,6 +40,16 @@ class Work:
     def size(self, i: int) -> int:
         """Units of task `i`."""
         return self.sizes[i] if self.sizes else 1
+
+
+def worker_lost(work: Work) -> SpectraScaleError:
+    """The error of a batch whose workers were killed more often than they are replaced."""
+    msg = (
+        f"{work.label}: a worker process was killed, and again when its task was given to "
+        "another, most often because memory ran out. Give it fewer workers or more memory, and "
+        "run the same command to go on: what was written is kept."
+    )
+    return SpectraScaleError(msg)
 
 
 class Place(Protocol):

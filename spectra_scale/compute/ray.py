@@ -11,7 +11,7 @@ from typing import TypeVar
 import ray
 
 from spectra_scale.compute.dask import graph_of
-from spectra_scale.compute.place import Work
+from spectra_scale.compute.place import Work, worker_lost
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +63,7 @@ class DaskOnRay:
 
     def map(self, task: Callable[[T], R], items: Sequence[T], work: Work) -> list[R]:
         """Run `task` on every item; see `Place.map`. A lost worker's tasks run again."""
+        from ray.exceptions import RayError, RayTaskError
         from ray.util.dask import ray_dask_get
 
         if not items:
@@ -71,9 +72,17 @@ class DaskOnRay:
         graph = graph_of(task, items)
         references = list(ray_dask_get(graph, list(graph), ray_persist=True))
         places = {reference: i for i, reference in enumerate(references)}
-        waiting = references
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            for reference in done:
-                progress.advance(work.size(places[reference]))
-        return list(ray.get(references))
+        try:
+            waiting = references
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                # A task that failed ends the batch at once.
+                ray.get(done)
+                for reference in done:
+                    progress.advance(work.size(places[reference]))
+            return list(ray.get(references))
+        except RayTaskError as error:
+            # The task's own error: Ray's has a traceback for a message.
+            raise error.cause from error
+        except RayError as error:
+            raise worker_lost(work) from error
