@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectra_scale.config import ComputeSection, Job, MockSection
-from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.errors import SpectraScaleError, UsageError, explain_system_error
 from spectra_scale.jobfile import make_job, read_job
 
 log = logging.getLogger(__name__)
@@ -243,6 +241,9 @@ def mock(
     sdssv_fraction: Annotated[
         float | None, typer.Option(help="Share of SDSS-V spectra. [default: 0]")
     ] = None,
+    sdssv_release: Annotated[
+        str, typer.Option(help="Names of SDSS-V files: dr18, dr19 or dr20.")
+    ] = "dr19",
     survey: Annotated[
         str | None, typer.Option(help="One survey only: sdss (legacy), boss, desi or sdssv.")
     ] = None,
@@ -259,7 +260,7 @@ def mock(
         typer.Option(help="Real SDSS files: write a page beside them.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a mock release in SDSS and DESI formats, with the truth beside it."""
+    """Write a mock release in the formats of SDSS, SDSS-V and DESI, with the truth beside it."""
     if compare is not None and not compare.is_dir():
         message = f"--compare {compare}: no such folder; expected one with real SDSS files."
         raise UsageError(message)
@@ -277,6 +278,7 @@ def mock(
         "n_spec_files": n_spec,
         "n_full_files": full_files,
         "seed": seed,
+        "sdssv_release": sdssv_release,
         "plates": whole_numbers("--plates", plates),
         "healpix": whole_numbers("--healpix", healpix),
     } | shares
@@ -376,24 +378,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         log.debug("what the system said", exc_info=True)
-        typer.echo(f"error: {_system_error(error)}", err=True)
-        raise SystemExit(2 if error.errno in _WRONG_NAME else 1) from None
-
-
-# What the name of a file or folder can be wrong by.
-_WRONG_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
-
-
-def _system_error(error: OSError) -> str:
-    """What the operating system refused, and what to do."""
-    what = error.strerror or str(error) or type(error).__name__
-    where = "" if error.filename is None else f": {error.filename}"
-    if error.errno in _WRONG_NAME:
-        return f"{what}{where}. Expected the path of a file or folder: give another."
-    if error.errno in _DISK:
-        where += f" ({shutil.disk_usage(Path.cwd()).free / 2**30:.2f} GiB free here)"
-    return f"{what}{where}. Correct that and run the same command to go on."
+        message, code = explain_system_error(error)
+        typer.echo(f"error: {message}", err=True)
+        raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

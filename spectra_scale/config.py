@@ -42,6 +42,9 @@ class MockSection(Settings):
     sdssv_fraction: Fraction = Field(
         0.0, description="share of SDSS-V: the BOSS spectrograph, one file for each spectrum"
     )
+    sdssv_release: Literal["dr18", "dr19", "dr20"] = Field(
+        "dr19", description="whose file names and columns the SDSS-V spectra have"
+    )
     seed: int = Field(1, ge=0, description="seed of the release; same seed, same files")
     class_fractions: dict[str, float] | None = Field(
         None, description="shares of the kinds of objects, of sum 1; none: the paper's"

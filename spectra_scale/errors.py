@@ -6,6 +6,8 @@ without a traceback and leaves with its `exit_code`: 2 for wrong usage, 1 for a 
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 
@@ -79,3 +81,19 @@ class StaleArtifactError(SpectraScaleError):
 
 class DamagedArtifactError(SpectraScaleError):
     """An output is listed as finished, but its files are missing or changed."""
+
+
+# What the name of a file or folder can be wrong by.
+_WRONG_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
+
+
+def explain_system_error(error: OSError) -> tuple[str, int]:
+    """What the operating system refused, and what to do; and the exit code for it."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = "" if error.filename is None else f": {error.filename}"
+    if error.errno in _WRONG_NAME:
+        return f"{what}{where}. Expected the path of a file or folder: give another.", 2
+    if error.errno in _DISK:
+        where += f" ({shutil.disk_usage(Path.cwd()).free / 2**30:.2f} GiB free here)"
+    return f"{what}{where}. Correct that and run the same command to go on.", 1

@@ -244,7 +244,7 @@ def _check_tables(job: Job, made: Path | None) -> None:
             if not catalogue.is_catalogue(source):
                 msg = (
                     f"release {section.name}: catalogue: {path} is no catalogue of spectra: its "
-                    f"columns are {source.some_names()}. Give a specObj or CAS table."
+                    f"columns are {source.some_names()}. Give a specObj, spAll, CAS or zall-pix table."
                 )
                 raise UsageError(msg)
     for path in filter(ours, job.label.lines):
@@ -252,7 +252,7 @@ def _check_tables(job: Job, made: Path | None) -> None:
         if not lines.is_line_catalogue(source):
             msg = (
                 f"label.lines: {path} is no table of line measurements: its columns are "
-                f"{source.some_names()}. Give a Portsmouth, CAS or MPA-JHU table."
+                f"{source.some_names()}. Give a Portsmouth, CAS, MPA-JHU or FastSpecFit table."
             )
             raise UsageError(msg)
     composite(job.report.composite)

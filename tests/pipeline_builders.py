@@ -24,6 +24,7 @@ from spectra_scale.store.arrays import (
     Layout,
     add_coordinate,
     create_arrays,
+    list_shards,
     publish_arrays,
     shards_of,
     write_shard,
@@ -139,7 +140,8 @@ def make_sample(out, flux, ivar, layout=SMALL, index=None, preset="conserve", **
     for shard in shards:
         write_shard(arrays, "flux", shard, flux[shard.rows])
         write_shard(arrays, "ivar", shard, ivar[shard.rows])
-    publish_arrays(arrays, SAMPLE_ARRAYS, shards, Path(out) / "shards.parquet")
+    listed = list_shards(arrays, SAMPLE_ARRAYS, shards)
+    publish_arrays(arrays, listed, Path(out) / "shards.parquet")
     if index is None:
         index = index_of(n, **({"masked_fraction": (ivar == 0).mean(axis=1)} | columns))
     write_table(Path(out) / "index.parquet", index)

@@ -246,7 +246,7 @@ def test_without_a_copy_a_file_that_is_another_by_now_is_an_error(folder, tmp_pa
 
 
 def test_verify_finds_a_stored_spectrum_that_is_not_the_files(folder, tmp_path):
-    from spectra_scale.store.arrays import open_array, publish_arrays, shards_of
+    from spectra_scale.store.arrays import list_shards, open_array, publish_arrays, shards_of
     from spectra_scale.store.schema import RELEASE_ARRAYS
 
     release = ingest_release(tmp_path / "r", folder)
@@ -256,7 +256,8 @@ def test_verify_finds_a_stored_spectrum_that_is_not_the_files(folder, tmp_path):
     flux[:] = values
     # Even where the checksums are made to agree.
     shards = shards_of(3, SMALL.shard_rows)
-    publish_arrays(release.arrays, RELEASE_ARRAYS, shards, release.path / "shards.parquet")
+    listed = list_shards(release.arrays, RELEASE_ARRAYS, shards)
+    publish_arrays(release.arrays, listed, release.path / "shards.parquet")
     manifest = json.loads((release.path / "manifest.json").read_text())
     manifest["files"] = {}
     (release.path / "manifest.json").write_text(json.dumps(manifest))

@@ -21,6 +21,7 @@ from spectra_scale.store.arrays import (
     add_coordinate,
     check_shards,
     create_arrays,
+    list_shards,
     open_array,
     publish_arrays,
     shards_of,
@@ -68,7 +69,7 @@ def test_what_is_read_is_what_was_written(case):
         shards = shards_of(len(values), layout.shard_rows)
         for shard in shards:
             write_shard(path, "flux", shard, values[shard.rows])
-        publish_arrays(path, specs, shards, Path(folder, "shards.parquet"))
+        publish_arrays(path, list_shards(path, specs, shards), Path(folder, "shards.parquet"))
         found = np.asarray(open_array(path, "flux")[:])
         # As bits: NaN is not equal to itself, and -0 must stay -0.
         np.testing.assert_array_equal(found.view(np.uint32), values.view(np.uint32))

@@ -197,7 +197,7 @@ def test_ids_are_exact_where_others_are_null(tmp_path, suffix):
         pq.write_table(arrow, path)
     (block,) = catalogue_blocks(path)
     assert block.table["targetid"].to_pylist() == [value for value in ids if value is not None]
-    assert [(lost.row, lost.reason) for lost in block.lost] == [(3, Reason.IDENTITY_MISMATCH)]
+    assert [(lost.row, lost.reason) for lost in block.lost] == [(3, Reason.BAD_IDENTITY)]
     assert "TARGETID is missing" in block.lost[0].message
     assert block.table["specprimary"].to_pylist() == [1, 0, 1, 1, 0]
     with pytest.raises(SpectraScaleError, match="TARGETID"):
@@ -358,7 +358,7 @@ def test_a_bad_row_does_not_stop_a_catalogue(tmp_path):
     assert len(blocks) > 1
     lost = [each for block in blocks for each in block.lost]
     assert [each.row for each in lost] == [3, 69_999]
-    assert {each.reason for each in lost} == {Reason.IDENTITY_MISMATCH}
+    assert {each.reason for each in lost} == {Reason.BAD_IDENTITY}
     rows = np.concatenate([block.rows for block in blocks])
     # Each row is a row of the table or is lost, and none is both.
     assert sorted([*rows.tolist(), *(each.row for each in lost)]) == list(range(n_rows))

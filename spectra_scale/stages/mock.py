@@ -28,6 +28,7 @@ def settings_of(config: MockSection) -> MockSettings:
         boss_fraction=config.boss_fraction,
         desi_fraction=config.desi_fraction,
         sdssv_fraction=config.sdssv_fraction,
+        sdssv_release=config.sdssv_release,
         seed=config.seed,
         class_fractions=config.class_fractions,
     )

@@ -21,11 +21,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 
 from spectra_scale.errors import DamagedArtifactError
-from spectra_scale.provenance import file_digest
 from spectra_scale.store.schema import SHARDS, ArraySpec
 from spectra_scale.store.shards import (
     CODEC,
     ShardedArray,
+    file_checksum,
     read_some,
     read_span,
     sharded_array,
@@ -151,7 +151,7 @@ def open_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Ar
     return array
 
 
-def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> None:
+def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> dict[str, Any]:
     """Write one whole shard of one array: the file takes its name when it is whole.
 
     Parameters
@@ -162,6 +162,11 @@ def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> No
         Rows to write. It must begin on a shard boundary and reach the next one or the end.
     values
         Shape (rows of the shard, pixels).
+
+    Returns
+    -------
+    dict
+        Its line of the shard list (`store.schema.SHARDS`).
     """
     ours = sharded_array(path, name)
     array = open_array(path, name, "r+") if ours is None else ours
@@ -172,9 +177,22 @@ def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> No
     assert values.shape == (shard.n_rows, array.shape[1]), f"{name}: {values.shape}"
     assert values.dtype == array.dtype, f"{name}: {values.dtype}"
     if isinstance(array, ShardedArray):
-        write_shard_file(array, shard.start // shard_rows, values)
-    else:
-        array[shard.rows] = values
+        found = write_shard_file(array, shard.start // shard_rows, values)
+        return _fact(name, shard, *found)
+    array[shard.rows] = values
+    return _fact_of_file(path, name, shard)
+
+
+def _fact(name: str, shard: Shard, size: int, checksum: str) -> dict[str, Any]:
+    return {"array": name, "shard": shard.index, "rows": shard.n_rows, "bytes": size,
+            "checksum": checksum}  # fmt: skip
+
+
+def _fact_of_file(path: Path, name: str, shard: Shard) -> dict[str, Any]:
+    file = _shard_file(path, name, shard.index)
+    if not file.is_file():
+        return _fact(name, shard, 0, "")
+    return _fact(name, shard, file.stat().st_size, file_checksum(file))
 
 
 def _shard_rows(array: ShardedArray | zarr.Array[Any]) -> int:
@@ -221,24 +239,24 @@ def _shard_file(path: Path, name: str, index: int) -> Path:
 
 def list_shards(path: Path, specs: Sequence[ArraySpec], shards: Sequence[Shard]) -> pa.Table:
     """Rows and checksums of all shards; an all-zero shard has no file, 0 bytes and no checksum."""
-    rows = []
-    for spec in specs:
-        for shard in shards:
-            file = _shard_file(path, spec.name, shard.index)
-            there = file.is_file()
-            rows.append({
-                "array": spec.name, "shard": shard.index, "rows": shard.n_rows,
-                "bytes": file.stat().st_size if there else 0,
-                "checksum": file_digest(file) if there else "",
-            })  # fmt: skip
+    rows = [_fact_of_file(path, spec.name, shard) for spec in specs for shard in shards]
     return pa.Table.from_pylist(rows, schema=SHARDS.arrow())
 
 
-def publish_arrays(
-    path: Path, specs: Sequence[ArraySpec], shards: Sequence[Shard], list_path: Path
-) -> None:
-    """Write the shard list and consolidate the metadata, for readers that use it."""
-    write_table(list_path, list_shards(path, specs, shards))
+def publish_arrays(path: Path, listed: pa.Table, list_path: Path) -> None:
+    """Write the shard list and consolidate the metadata, for readers that use it.
+
+    Parameters
+    ----------
+    path
+        Group.
+    listed
+        A line for each shard of each array, from `write_shard` or `list_shards`, in any order.
+    list_path
+        Where the list goes.
+    """
+    listed = listed.sort_by([("array", "ascending"), ("shard", "ascending")])
+    write_table(list_path, listed.combine_chunks())
     with warnings.catch_warnings():
         # zarr warns that v3 does not specify consolidated metadata yet; xarray reads it, and our
         # own readers do without.
@@ -262,7 +280,7 @@ def check_shards(path: Path, list_path: Path) -> int:
     listed = read_table(list_path).to_pylist()
     for row in listed:
         file = _shard_file(path, row["array"], row["shard"])
-        found = file_digest(file) if file.is_file() else ""
+        found = file_checksum(file) if file.is_file() else ""
         if found != row["checksum"]:
             what = "no file" if not found else f"checksum {found}"
             msg = (

@@ -182,7 +182,7 @@ SHARDS = TableSpec(
         ColumnSpec("shard", "int64", "index of the shard"),
         ColumnSpec("rows", "int64", "rows in it"),
         ColumnSpec("bytes", "int64", "size of its file"),
-        ColumnSpec("checksum", "string", "BLAKE2b of its file"),
+        ColumnSpec("checksum", "string", "CRC32C of its file"),
     ),
 )
 TABLES = (FILES, LEDGER, LINES, LABELS, INDEX, DROPPED, SHARDS)

@@ -32,6 +32,7 @@ CODEC: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}
 _BLOSC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)
 _MISSING = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CRC = 4
+_CHECKSUM = "crc32c:{:08x}"
 _DTYPES = {"float32": "<f4", "uint32": "<u4", "float64": "<f8", "int32": "<i4"}
 
 
@@ -113,7 +114,7 @@ def _is_ours(found: dict[str, Any], codec: dict[str, Any]) -> bool:
 # Writing --------------------------------------------------------------------------------------
 
 
-def write_shard_file(array: ShardedArray, index: int, values: Array) -> None:
+def write_shard_file(array: ShardedArray, index: int, values: Array) -> tuple[int, str]:
     """Write one shard: atomically, and no file where all is 0, as Zarr does.
 
     Parameters
@@ -124,6 +125,11 @@ def write_shard_file(array: ShardedArray, index: int, values: Array) -> None:
         Number of the shard.
     values
         Shape (rows of the shard, columns).
+
+    Returns
+    -------
+    size, checksum
+        Bytes of the file, and its checksum as `file_checksum` gives it; 0 and '' without a file.
     """
     file = array.file(index)
     parts, table = [], np.full((array.chunks_a_shard, 2), _MISSING, "<u8")
@@ -137,11 +143,23 @@ def write_shard_file(array: ShardedArray, index: int, values: Array) -> None:
             offset += len(encoded) + _CRC
     if not parts:
         file.unlink(missing_ok=True)
-        return
+        return 0, ""
     listing = table.tobytes()
+    size, checksum = 0, 0
     with _replaced(file) as handle:
         for part in (*parts, listing, _crc(listing)):
             handle.write(part)
+            size, checksum = size + len(part), google_crc32c.extend(checksum, part)
+    return size, _CHECKSUM.format(checksum)
+
+
+def file_checksum(path: Path) -> str:
+    """CRC32C of a file, as text: enough for damage, at the speed of memory."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            checksum = google_crc32c.extend(checksum, block)
+    return _CHECKSUM.format(checksum)
 
 
 def _encoded(array: ShardedArray, rows: Array) -> bytes | None:

@@ -248,7 +248,7 @@ def _blocks(source: Source, reduction: str, given: dict[str, Array]) -> Iterator
         yield CatalogueBlock(made.table, made.rows + start, lost)
 
 
-_NO_IDENTITY = str(Reason.IDENTITY_MISMATCH)
+_NO_IDENTITY = str(Reason.BAD_IDENTITY)
 
 
 def _made(

@@ -134,6 +134,19 @@ class Hdu:
         except ValueError:
             raise UnsureError(key) from None
 
+    def integers(self, *keys: str) -> list[int]:
+        """Values of several cards as integers.
+
+        Raises
+        ------
+        UnsureError
+            As `integer` does.
+        """
+        try:
+            return [int(self.leading[key]) for key in keys]
+        except (KeyError, ValueError):
+            return [self.integer(key) for key in keys]
+
 
 def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
     """Read the header that begins at byte `start`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ FORMS = {
 """TFORM letter to numpy format and bytes of one element."""
 _OTHER_FORMS = {"P": 8, "Q": 16, "C": 8, "M": 16}  # of known width, left to astropy
 _ONE = dict(zip("BIJKED", "Bhiqfd", strict=True))
+_SHORT = 16
 UNSIGNED = {"i2": ("u2", 1 << 15), "i4": ("u4", 1 << 31), "i8": ("u8", 1 << 63)}
 """Format of signed integers to that of unsigned ones, and the TZERO that makes them so."""
 
@@ -34,12 +36,36 @@ Words = tuple[int, tuple[np.dtype[np.generic], ...]]
 """Place of the first of columns of four bytes in a row, in words, and their types."""
 
 
+class Field(NamedTuple):
+    """One value of a row as `RowPlan.packed` gives it.
+
+    Parameters
+    ----------
+    name
+        The name to give it under.
+    letter
+        TFORM letter.
+    place
+        Which of the values that are unpacked; the first of several.
+    n
+        How many they are; 1 for one number or text.
+    bias
+        What is added to a signed number that stands for an unsigned one.
+    """
+
+    name: str
+    letter: str
+    place: int
+    n: int
+    bias: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPlan:
     """How the values of one row are picked: by one format, or column by column."""
 
     packed: struct.Struct
-    fields: tuple[tuple[str, bool], ...]
+    fields: tuple[Field, ...]
     single: tuple[tuple[str, str], ...]
 
 
@@ -116,19 +142,27 @@ def _plan(layout: Layout, wanted: Wanted) -> RowPlan:
         if column is not None:
             chosen.append((layout.names[column], name, column))
     codes, fields, single = "", [], []
-    at = 0
+    at = place = 0
     for number, name, column in sorted(chosen):
         repeat, letter, size = layout.forms[number]
-        plain = number not in layout.unusable and number not in layout.zeros
         offset = layout.offsets[number]
         # Two names may be read from one column: the second is picked by itself.
-        if not plain or offset < at or not (letter == "A" or (repeat == 1 and letter in _ONE)):
+        if number in layout.unusable or offset < at or not _packs(layout, number):
             single.append((name, column))
             continue
-        codes += f"{offset - at}x" + (f"{repeat}s" if letter == "A" else _ONE[letter])
-        fields.append((name, letter == "A"))
-        at = offset + size
+        count = 1 if letter == "A" else repeat
+        codes += f"{offset - at}x{repeat}" + ("s" if letter == "A" else _ONE[letter])
+        fields.append(Field(name, letter, place, count, int(layout.zeros.get(number, 0))))
+        at, place = offset + size, place + count
     return RowPlan(struct.Struct(f">{codes}"), tuple(fields), tuple(single))
+
+
+def _packs(layout: Layout, number: int) -> bool:
+    """Whether a value can be had from a row by one format: numbers, text, and short lists."""
+    repeat, letter, _ = layout.forms[number]
+    if letter == "A":
+        return True
+    return letter in _ONE and 1 <= repeat <= (1 if number in layout.zeros else _SHORT)
 
 
 def layout_of(cards: bytes) -> Layout:

@@ -79,13 +79,13 @@ class RawTable:
             If the table is not plain: another extension, a compressed one, widths that do not add
             up, or missing data.
         """
-        if hdu.card("XTENSION") != "BINTABLE" or hdu.integer("BITPIX") != 8 or not hdu.complete:
+        if not hdu.complete or hdu.card("XTENSION") != "BINTABLE":
             msg = "XTENSION"
             raise UnsureError(msg)
         # The mandatory cards hold the number of rows, the rest is the same in file after file.
         layout = hdu.rest.made_by(layout_of)
-        width, n_rows = layout.offsets[-1], hdu.integer("NAXIS2")
-        plain = width == hdu.integer("NAXIS1") and len(layout.forms) == hdu.integer("TFIELDS")
+        bits, width, n_rows, n_fields = hdu.integers("BITPIX", "NAXIS1", "NAXIS2", "TFIELDS")
+        plain = bits == 8 and width == layout.offsets[-1] and n_fields == len(layout.forms)
         if not plain or not 0 <= max(width, 1) * n_rows <= hdu.data_size:
             msg = "NAXIS1"
             raise UnsureError(msg)
@@ -215,8 +215,13 @@ class RawTable:
         _, rows, at = next(self._blocks(0, 1))
         found: dict[str, Value] = {}
         values = plan.packed.unpack_from(rows, at)
-        for (name, is_text), raw in zip(plan.fields, values, strict=True):
-            found[name] = _string(raw) if is_text else raw
+        for name, letter, place, count, bias in plan.fields:
+            if letter == "A":
+                found[name] = _string(values[place])
+            elif count == 1:
+                found[name] = values[place] + bias if bias else values[place]
+            else:
+                found[name] = np.array(values[place : place + count], FORMS[letter][0][1:])
         for name, column in plan.single:
             value = self.column(column, 0, 1)[0]
             found[name] = value if isinstance(value, np.ndarray) else value.item()

@@ -215,7 +215,10 @@ def _each(files: Sequence[FileIn], rows_of: Callable[[FileIn], Rows]) -> Rows:
         try:
             table, more = rows_of(file)
         except BadSpectrumError as error:
-            lost.append(Lost(file.locator, "", "file", str(error.reason), error.message))
+            # What is wrong may be wrong with its redshifts.
+            other = Path(error.path)
+            which = "" if other == file.path else f"{other.name}: "
+            lost.append(Lost(file.locator, "", "file", str(error.reason), which + error.message))
             continue
         if not table.num_rows and not more:
             lost.append(Lost(file.locator, "", "file", Reason.NO_ROWS, "it has no spectra"))

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     OUTSIDE_NATIVE_GRID = "outside_native_grid"
     BAD_REDSHIFT = "bad_redshift"
     IDENTITY_MISMATCH = "identity_mismatch"
+    BAD_IDENTITY = "bad_identity"
     DR7_SPSPEC = "dr7_spspec"
     UNKNOWN_FORMAT = "unknown_format"
     NOT_A_SPECTRUM = "not_a_spectrum"
@@ -58,9 +59,10 @@ _TEXT = {
     Reason.BAD_IVAR: "no pixel has a usable inverse variance: all are zero, negative, NaN or inf",
     Reason.OUTSIDE_NATIVE_GRID: "pixels with data lie outside the release's native grid",
     Reason.BAD_REDSHIFT: "the redshift is NaN, infinite or <= -1",
-    Reason.IDENTITY_MISMATCH: "plate, MJD and fibre of the file name are not those of its row",
+    Reason.IDENTITY_MISMATCH: "a name or id says that it is another observation than its header or row does",
+    Reason.BAD_IDENTITY: "a catalogue row that does not say which observation it is of",
     Reason.DR7_SPSPEC: "a DR7 spSpec file, an older format: get the spec files of DR8 or later",
-    Reason.UNKNOWN_FORMAT: "FITS, but no kind of file that is known here",
+    Reason.UNKNOWN_FORMAT: "FITS or HDF5, but no kind of file that is known here",
     Reason.NOT_A_SPECTRUM: "a text, table or other side file",
     Reason.NOT_COADDED: "exposures that are not co-added: the co-added file is read instead",
     Reason.OTHER_SURVEY: "a spectrum of another survey than the one that is ingested",

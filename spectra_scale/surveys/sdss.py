@@ -139,7 +139,8 @@ def is_plain(flux: Floats, ivar: Floats) -> bool:
     if not flux.size:
         return True
     # A NaN makes minimum and maximum NaN; one pass over each is all that nearly all files need.
-    return bool(ivar.min() >= 0 and ivar.max() < np.inf and np.isfinite(flux).all())
+    low, high = np.minimum.reduce(ivar, axis=None), np.maximum.reduce(ivar, axis=None)
+    return bool(low >= 0 and high < np.inf and np.logical_and.reduce(np.isfinite(flux), axis=None))
 
 
 def reason_without_ivar(flux: Floats, ivar: Floats) -> Reason | None:

@@ -233,7 +233,7 @@ def _arrays(path: Path, buffer: Buffer, table: Table | None) -> tuple[SpectrumAr
     _check_kinds(path, columns)
     first = _first_pixel(path, loglam)
     good, n_repaired = usable_ivar(flux, ivar)
-    if not good.max() > 0:
+    if not np.maximum.reduce(good) > 0:
         reason = reason_without_ivar(flux, ivar) or Reason.ALL_IVAR_ZERO
         message = f"none of {len(ivar)} pixels has a usable inverse variance"
         raise BadSpectrumError(reason, message, path)

@@ -1,4 +1,4 @@
-"""Reading spec-lite files: files per CPU-second of one core, beside astropy and fitsio.
+"""Reading SDSS files on one core: spec-lite beside astropy and fitsio, and plate files.
 
 Run as ``python tests/benchmarks/read_spec.py [FOLDER] [--rounds N]``. FOLDER holds spec files (by
 default ``../shared/data/sdss/spec-lite``), which are in the page cache after the first round. Each
@@ -21,8 +21,8 @@ import fitsio
 import numpy as np
 from astropy.io import fits
 
-from spectra_scale.surveys.sdss_plate import read_plate
-from spectra_scale.surveys.sdss_spec import read_spec
+from spectra_scale.surveys.sdss_plate import read_plate_block
+from spectra_scale.surveys.sdss_spec import read_spec, read_spec_block
 
 PIXELS = ("FLUX", "LOGLAM", "IVAR", "AND_MASK")
 ROW = ("PLATE", "MJD", "FIBERID", "Z", "ZWARNING", "CLASS")
@@ -54,7 +54,7 @@ def _fitsio(path: Path, *, row: bool) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "spectra_scale, row": read_spec,
-    "spectra_scale, row and lines": lambda path: read_spec(path, want_lines=True),
+    "spectra_scale, row and lines": read_spec_block,
     "spectra_scale, pixels": lambda path: read_spec(path, want_row=False),
     "fitsio, row": lambda path: _fitsio(path, row=True),
     "fitsio, pixels": lambda path: _fitsio(path, row=False),
@@ -83,7 +83,8 @@ def plate_rate(folder: Path, rounds: int) -> float:
     images = [fits.ImageHDU(np.ones(shape, kind)) for kind in ("f4", "i4", "i4")]
     path = folder / "spPlate-4055-55359.fits"
     fits.HDUList([primary, *images]).writeto(path, overwrite=True)
-    return shape[0] * rate(read_plate, [path], rounds * 5)
+    fibers = np.arange(1, shape[0] + 1)
+    return shape[0] * rate(lambda path: read_plate_block(path, fibers), [path], rounds * 5)
 
 
 def main() -> None:

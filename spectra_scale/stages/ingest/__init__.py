@@ -43,7 +43,7 @@ from spectra_scale.store.artifact import MANIFEST, Artifact, begin, finish, remo
 from spectra_scale.store.lock import locked
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import files_named
-from spectra_scale.store.schema import LINES, RELEASE_ARRAYS
+from spectra_scale.store.schema import LINES, RELEASE_ARRAYS, SHARDS
 from spectra_scale.store.tables import read_table, write_table
 
 __all__ = [
@@ -172,7 +172,8 @@ def _write(
     ]  # fmt: skip
     place.map(write_arrays, tasks, Work("ingest", "spectra", [s.n_rows for s in shards]))
     if config.copy_spectra:
-        publish_arrays(arrays, RELEASE_ARRAYS, shards, out / "shards.parquet")
+        listed = [SHARDS.arrow().empty_table(), *(read_table(task.shards) for task in tasks)]
+        publish_arrays(arrays, pa.concat_tables(listed), out / "shards.parquet")
     measured = [LINES.arrow().empty_table(), *(read_table(task.lines) for task in tasks)]
     write_table(out / "lines.parquet", pa.concat_tables(measured).combine_chunks())
     status = [STATUS.empty_table(), *(read_table(task.part) for task in tasks)]

@@ -15,7 +15,7 @@ from spectra_scale.errors import BadSpectrumError
 from spectra_scale.spectrum.grid import NATIVE_GRIDS, NativeGrid
 from spectra_scale.store.arrays import Shard, write_shard
 from spectra_scale.store.objects import column
-from spectra_scale.store.schema import LINES
+from spectra_scale.store.schema import LINES, SHARDS
 from spectra_scale.store.tables import read_table, write_table
 from spectra_scale.surveys.block import SpectraBlock, spectrum_digest
 from spectra_scale.surveys.files import locate
@@ -65,6 +65,11 @@ class ArrayTask:
     def lines(self) -> Path:
         """Where the pipeline's line fits go."""
         return self.part.with_name(self.part.name.replace("status-", "lines-"))
+
+    @property
+    def shards(self) -> Path:
+        """Where the lines of the shard list go."""
+        return self.part.with_name(self.part.name.replace("status-", "shards-"))
 
 
 class _Shard:
@@ -117,8 +122,9 @@ def write_arrays(task: ArrayTask) -> dict[str, int]:
         if task.arrays is None:
             found.checksum()
         else:
-            for name in ARRAYS:
-                write_shard(task.arrays, name, task.shard, getattr(found, name))
+            facts = [write_shard(task.arrays, name, task.shard, getattr(found, name))
+                     for name in ARRAYS]  # fmt: skip
+            write_table(task.shards, pa.Table.from_pylist(facts, schema=SHARDS.arrow()))
         write_table(task.lines, _lines_table(found))
         write_table(task.part, pa.Table.from_pylist(found.status, schema=STATUS))
     return dict(Counter(read_table(task.part, ["status"])["status"].to_pylist()))

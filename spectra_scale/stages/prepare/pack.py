@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from spectra_scale.compute.place import Place, Work
@@ -21,7 +23,7 @@ from spectra_scale.store.arrays import (
     shards_of,
     write_shard,
 )
-from spectra_scale.store.schema import SAMPLE_ARRAYS
+from spectra_scale.store.schema import SAMPLE_ARRAYS, SHARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,14 @@ def pack(
     add_coordinate(arrays, "wavelength", grid.centres, "Angstrom")
     shards = shards_of(n_rows, layout.shard_rows)
     work = Work("prepare (pack)", "spectra", [shard.n_rows for shard in shards])
-    place.map(partial(_pack_shard, arrays, tuple(parts)), shards, work)
-    publish_arrays(arrays, SAMPLE_ARRAYS, shards, out / "shards.parquet")
+    written = place.map(partial(_pack_shard, arrays, tuple(parts)), shards, work)
+    listed = pa.Table.from_pylist([fact for facts in written for fact in facts], SHARDS.arrow())
+    publish_arrays(arrays, listed, out / "shards.parquet")
 
 
-def _pack_shard(arrays: Path, parts: Sequence[Part], shard: Shard) -> int:
+def _pack_shard(arrays: Path, parts: Sequence[Part], shard: Shard) -> list[dict[str, Any]]:
+    """Write one shard of both arrays; its lines of the shard list come back."""
+    written = []
     for name in ("flux", "ivar"):
         pieces: list[NDArray[np.float32]] = []
         for part in parts:
@@ -74,5 +79,5 @@ def _pack_shard(arrays: Path, parts: Sequence[Part], shard: Shard) -> int:
             if first < last:
                 values = np.load(part.path / f"{name}.npy", mmap_mode="r")
                 pieces.append(values[first - part.start : last - part.start])
-        write_shard(arrays, name, shard, np.concatenate(pieces))
-    return shard.n_rows
+        written.append(write_shard(arrays, name, shard, np.concatenate(pieces)))
+    return written
