@@ -54,7 +54,7 @@ def test_an_error_is_the_tasks_own_and_its_message_no_traceback(executor):
         executor.map(full, [1], Work("full"))
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, "shard 1")
     assert "Traceback" not in str(told.value)
-    with pytest.raises(BadSpectrumError, match="^shard 1: found 3 bytes$") as bad_one:
+    with pytest.raises(BadSpectrumError, match=r"^shard 1: found 3 bytes$") as bad_one:
         executor.map(bad, [1], Work("bad"))
     assert bad_one.value.reason == "truncated"
 
