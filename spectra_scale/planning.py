@@ -244,7 +244,8 @@ def _check_tables(job: Job, made: Path | None) -> None:
             if not catalogue.is_catalogue(source):
                 msg = (
                     f"release {section.name}: catalogue: {path} is no catalogue of spectra: its "
-                    f"columns are {source.some_names()}. Give a specObj, spAll, CAS or zall-pix table."
+                    f"columns are {source.some_names()}. Give a specObj, spAll, CAS or zall-pix "
+                    "table."
                 )
                 raise UsageError(msg)
     for path in filter(ours, job.label.lines):

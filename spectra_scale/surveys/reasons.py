@@ -59,7 +59,7 @@ _TEXT = {
     Reason.BAD_IVAR: "no pixel has a usable inverse variance: all are zero, negative, NaN or inf",
     Reason.OUTSIDE_NATIVE_GRID: "pixels with data lie outside the release's native grid",
     Reason.BAD_REDSHIFT: "the redshift is NaN, infinite or <= -1",
-    Reason.IDENTITY_MISMATCH: "a name or id says that it is another observation than its header or row does",
+    Reason.IDENTITY_MISMATCH: "a name or id says another observation than the header or row",
     Reason.BAD_IDENTITY: "a catalogue row that does not say which observation it is of",
     Reason.DR7_SPSPEC: "a DR7 spSpec file, an older format: get the spec files of DR8 or later",
     Reason.UNKNOWN_FORMAT: "FITS or HDF5, but no kind of file that is known here",
