@@ -99,12 +99,11 @@ def _print_estimate(wanted: Job, found: Any) -> None:
 @app.command()
 def status(path: RunPath) -> None:
     """Say what a run, a release or a sample holds."""
-    from spectra_scale.status import RELEASE_COLUMNS, release_rows, status_rows
+    from spectra_scale.status import release_lines, status_rows
 
     _print_table(("artifact", "state", "made", "rows and figures"), status_rows(path))
-    releases = release_rows(path)
-    if releases:
-        _print_table(RELEASE_COLUMNS, releases)
+    for line in release_lines(path):
+        typer.echo(line)
 
 
 def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

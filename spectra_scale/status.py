@@ -1,4 +1,4 @@
-"""Status: what a directory holds, one line an artifact, and its releases by what is in them."""
+"""Status: what a directory holds, a line an artifact, and a line each release."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from spectra_scale.store.run import FOLDERS
 from spectra_scale.store.sample import open_sample
 from spectra_scale.store.tables import read_table
 from spectra_scale.surveys.release import Release, open_release
-
-CLASSES = ("GALAXY", "QSO", "STAR")
-RELEASE_COLUMNS = ("release", "survey", "spectra", "rows", "kept", "quarantined", "left out",
-                   *CLASSES, "other class", "superseded", "repeats")  # fmt: skip
 
 
 def status_rows(path: Path) -> list[tuple[str, str, str, str]]:
@@ -78,8 +74,8 @@ def _number(value: float | str) -> str:
 # Releases -------------------------------------------------------------------------------------
 
 
-def release_rows(path: Path) -> list[tuple[str, ...]]:
-    """Finished releases under a directory, by `RELEASE_COLUMNS`.
+def release_lines(path: Path) -> list[str]:
+    """What each finished release under a directory holds, in words.
 
     Superseded and repeats are facts of a sample: where the directory is a run they are counted in
     it. Else superseded are the rows that a later revision of the same release has again, and
@@ -99,14 +95,16 @@ def _is_release(folder: Path) -> bool:
     return manifest.is_file() and read_json(manifest)["kind"] == KIND
 
 
-def _release(release: Release, facts: tuple[str, str]) -> tuple[str, ...]:
+def _release(release: Release, facts: tuple[str, str]) -> str:
     counts = release.artifact.counts
-    classes = dict(counts["by class"])
-    known = [classes.pop(name, 0) for name in CLASSES]
-    numbers = [counts["rows"], counts["kept"], counts["quarantined"], counts["rows left out"],
-               *known, sum(classes.values())]  # fmt: skip
-    stored = "stored" if release.has_copy else "in the survey's files"
-    return (release.name, release.survey, stored, *(f"{n:,}" for n in numbers), *facts)
+    names = ("rows", "kept", "quarantined", "rows left out", "files without row")
+    numbers = ", ".join(f"{counts[name]:,} {name}" for name in names)
+    classes = ", ".join(f"{name} {n:,}" for name, n in counts["by class"].items()) or "no rows"
+    stored = "spectra stored" if release.has_copy else "spectra in the survey's files"
+    return (
+        f"release {release.name} ({release.survey}, {stored}): {numbers}; {classes}; "
+        f"superseded {facts[0]}, repeats {facts[1]}"
+    )
 
 
 def _in_sample(index: pa.Table) -> dict[str, tuple[str, str]]:

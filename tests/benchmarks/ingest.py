@@ -3,10 +3,10 @@
     python tests/benchmarks/ingest.py [--quick] [--real FOLDER] [--work FOLDER]
 
 Prints a table and, as its last line, one JSON object: rebin_per_s, rebin_vs_spectres_numba and
-rebin_vs_specutils (3800 to 1000 pixels with ivar and mask); spec_lite_per_s and spec_lite_vs_fitsio
-(files with their catalogue row, warm cache); spplate_per_s and desi_per_s (spectra of one file,
-read and checked); ingest_per_s (plate files to a release: read, compress, write) and prepare_per_s
-(release to sample: read, rebin, write); rss_ratio (peak memory of both with all rows over that
+rebin_vs_specutils (3800 to 1000 pixels with ivar and mask); spec_lite_per_s and
+spec_lite_vs_fitsio (files with their catalogue row, warm cache); spplate_per_s and desi_per_s
+(spectra of one file, read and checked); ingest_per_s (plate files to a release: read, compress,
+write) and prepare_per_s (release to sample: read, rebin, write); rss_ratio (peak memory of both with all rows over that
 with 1,000); two_worker_speedup (wall time of both with one worker over that with two). Rates are
 per CPU-second, all threads counted. 100,000 rows, with --quick 10,000.
 """
@@ -89,7 +89,7 @@ def run_prepare(release: Release, out: Path, place: Place) -> None:
 
 
 def both(work: Path, limit: int, workers: int) -> dict[str, float]:
-    """Ingest and prepare in this process: CPU-seconds and wall seconds of each, and peak memory."""
+    """Ingest and prepare in this process: CPU-seconds, wall seconds, and peak memory."""
     source, catalogue = work / "plates", work / "catalogue.parquet"
     with (
         tempfile.TemporaryDirectory(dir=work) as folder,
@@ -158,8 +158,9 @@ def stage_rates(work: Path, n_rows: int) -> dict[str, float]:
     few = min(n_rows, 20_000)
     one = large if few == n_rows else in_own_process(work, few, 1)
     two = in_own_process(work, few, 2)
-    print(f"peak memory: {small['peak_mib']:.0f} MiB of {SMALL:,} rows, "
-          f"{large['peak_mib']:.0f} MiB of {n_rows:,}, two workers {two['peak_mib']:.0f} MiB")  # fmt: skip
+    peaks = [(SMALL, small), (n_rows, large), (few, two)]
+    print("peak memory: " + ", ".join(f"{p['peak_mib']:.0f} MiB of {n:,} rows" for n, p in peaks)
+          + " (the last with two workers)")  # fmt: skip
     return {
         "ingest_per_s": n_rows / large["ingest"],
         "prepare_per_s": n_rows / large["prepare"],
