@@ -35,9 +35,6 @@ from spectra_scale.surveys.sdss import (
     Floats,
     Ints,
     PlateArrays,
-    is_plain,
-    reason_without_ivar,
-    usable_ivar,
 )
 from spectra_scale.surveys.sdss_plate_file import PLUGMAP, PlateFile, open_plate
 from spectra_scale.surveys.tables import Source, open_source
@@ -129,59 +126,74 @@ def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
     return found
 
 
-_ROWS_AT_ONCE = 32  # 0.6 MB an image: what is turned round is still in the cache to be checked
+_AT_ONCE = 1 << 18  # bytes of an image: what was read is still in the cache when it is checked
 
 
 def _spectra(plate: PlateFile, rows: npt.NDArray[np.int64]) -> SpectraBlock:
     """Spectra of rows of a plate file; row -1 stands for a fibre that it lacks."""
+    # Compiled code is loaded when a plate is read, not when its name is looked at.
+    from spectra_scale.spectrum.arms_kernels import COUNTS, make_usable
+
     shape = (len(rows), plate.n_pixels)
-    flux, ivar = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    flux, ivar = np.empty(shape, np.uint32), np.empty(shape, np.uint32)
     mask = np.empty(shape, np.uint32)
-    reasons, n_repaired = [""] * len(rows), np.zeros(len(rows), np.int32)
-    for start, stop in _runs(rows):
-        here = slice(start, stop)
+    counts = np.zeros((len(rows), COUNTS), np.int32)
+    n_at_once = max(1, _AT_ONCE // (4 * plate.n_pixels))
+    piece = np.empty((n_at_once, plate.n_pixels), np.uint32)
+    order = np.arange(n_at_once)
+    for start, stop in _runs(rows, n_at_once):
+        n = stop - start
         if rows[start] < 0:
-            flux[here], ivar[here], mask[here] = 0, 0, 0
-            reasons[here] = [str(Reason.ROW_WITHOUT_FIBRE)] * (stop - start)
+            flux[start], ivar[start], mask[start] = 0, 0, 0
             continue
-        for image, array in enumerate((flux, ivar, mask)):
-            plate.read_into(array[here], image, int(rows[start]))
-        reasons[here], n_repaired[here] = _check(plate.first_pixel, flux[here], ivar[here])
-    messages = [_MESSAGES.get(reason, "") for reason in reasons]
+        here, row = slice(start, stop), int(rows[start])
+        plate.read_into(flux[here], 0, row)
+        plate.read_into(ivar[here], 1, row)
+        make_usable(flux[here], ivar[here], order[:n], 0, plate.n_pixels, counts[here])
+        plate.read_into(piece[:n], 2, row)
+        mask[here] = piece[:n].view(">u4")
     plate.check_unchanged()
-    return SpectraBlock(plate.first_pixel, flux, ivar, mask, reasons, messages, n_repaired)
+    weights = ivar.view(np.float32)
+    reasons = _reasons(plate.first_pixel, rows, counts, weights)
+    messages = [_MESSAGES.get(reason, "") for reason in reasons]
+    n_repaired = counts[:, 1] - counts[:, 0]
+    arrays = (flux.view(np.float32), weights, mask)
+    return SpectraBlock(plate.first_pixel, *arrays, reasons, messages, n_repaired)
 
 
-def _runs(rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ranges of `rows` that follow each other in the file, none longer than is read at once."""
+def _runs(rows: npt.NDArray[np.int64], longest: int) -> list[tuple[int, int]]:
+    """Ranges of `rows` that follow each other in the file."""
     # Each fibre that the file lacks is a range by itself.
     breaks = np.flatnonzero(np.diff(np.where(rows < 0, -2, rows)) != 1) + 1
     edges = [0, *breaks.tolist(), len(rows)]
     return [
-        (at, min(at + _ROWS_AT_ONCE, stop))
+        (at, min(at + longest, stop))
         for start, stop in pairwise(edges)
-        for at in range(start, stop, _ROWS_AT_ONCE)
+        for at in range(start, stop, longest)
     ]
 
 
-def _check(first: int, flux: Floats, ivar: Floats) -> tuple[list[str], Ints]:
-    """Why fibres cannot be used, and their repaired pixels; `ivar` is changed where needed."""
+def _reasons(first: int, rows: npt.NDArray[np.int64], counts: Ints, ivar: Floats) -> list[str]:
+    """Why spectra cannot be used; the `ivar` of these becomes 0.
+
+    `counts` are usable pixels, those with an ivar, and those with a positive and finite one.
+    """
+    found = np.full(len(rows), "", "U24")
     low = max(SDSS_FIRST_PIXEL - first, 0)
     high = max(SDSS_FIRST_PIXEL + SDSS_N_PIXELS - first, 0)
-    outside = bool(ivar[:, :low].any() or ivar[:, high:].any())
-    if not outside and is_plain(flux, ivar) and (ivar.max(axis=1) > 0).all():
-        return [""] * len(flux), np.zeros(len(flux), np.int32)
-    good, n_repaired = usable_ivar(flux, ivar)
-    reasons = []
-    for spectrum, (f, v, g) in enumerate(zip(flux, ivar, good, strict=True)):
-        reason = ""
-        if not g.any():
-            reason = str(reason_without_ivar(f, v) or Reason.ALL_IVAR_ZERO)
-        elif g[:low].any() or g[high:].any():
-            reason = str(Reason.OUTSIDE_NATIVE_GRID)
-        reasons.append(reason)
-        ivar[spectrum] = 0 if reason else g
-    return reasons, n_repaired
+    outside = ivar[:, :low].any(axis=1) | ivar[:, high:].any(axis=1)
+    usable, present, positive = counts.T
+    # The last that holds is the one that is told.
+    for holds, reason in (
+        (outside, Reason.OUTSIDE_NATIVE_GRID),
+        (usable == 0, Reason.ALL_IVAR_ZERO),
+        ((usable == 0) & (present > 0), Reason.BAD_IVAR),
+        ((usable == 0) & (positive > 0), Reason.NON_FINITE_FLUX),
+        (rows < 0, Reason.ROW_WITHOUT_FIBRE),
+    ):
+        found[holds] = str(reason)
+    ivar[found != ""] = 0
+    return list(found.tolist())
 
 
 def find_zbest(spplate: Path) -> Path | None:

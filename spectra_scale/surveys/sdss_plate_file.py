@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,18 +35,15 @@ PLUGMAP = 5
 """Index of the HDU with the plug map."""
 
 _STEP = 1e-4
-_PIECE = 1 << 14  # words that are read at once: 64 kB
+
+Words = npt.NDArray[np.uint32]
 _IMAGES = ("flux", "ivar", "mask")
 
 
 class _Pixels(Protocol):
-    """Images of a plate file, of which rows can be had."""
+    """Images of a plate file: see `PlateFile.read_into`."""
 
-    def read_into(self, out: Array, image: int, row: int) -> None:
-        """Fill rows of an array, shape (fibre, pixel), with those from `row` on of an image.
-
-        The bytes are those of the native byte order afterwards.
-        """
+    def read_into(self, out: Words, image: int, row: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,17 +65,17 @@ class PlateFile:
     first_pixel: int
     n_pixels: int
 
-    def read_into(self, out: Array, image: int, row: int) -> None:
-        """Fill an array of 4-byte numbers, shape (fibre, pixel), with rows of an image.
+    def read_into(self, out: Words, image: int, row: int) -> None:
+        """Fill an array with the bytes of rows of an image, big-endian as they are in a file.
 
         Parameters
         ----------
         out
-            Contiguous, float32 for flux and ivar, uint32 for the mask.
+            uint32, contiguous, shape (fibre, pixel).
         image
             0 flux, 1 ivar, 2 AND_MASK.
         row
-            First row of the file.
+            First row.
 
         Raises
         ------
@@ -104,17 +101,9 @@ class _InFile:
 
     buffer: Buffer
     starts: tuple[int, ...]
-    piece: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(_PIECE, ">u4"))
 
-    def read_into(self, out: Array, image: int, row: int) -> None:
-        words = out.view(np.uint32).reshape(-1)
-        at = self.starts[image] + row * out.shape[1] * out.itemsize
-        # Piece by piece: what was read is still in the cache when it is turned round.
-        for start in range(0, len(words), _PIECE):
-            target = words[start : start + _PIECE]
-            piece = self.piece[: len(target)]
-            fill(self.buffer, piece, at + start * out.itemsize)
-            target[...] = piece
+    def read_into(self, out: Words, image: int, row: int) -> None:
+        fill(self.buffer, out, self.starts[image] + row * out.shape[1] * out.itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,8 +112,9 @@ class _InMemory:
 
     arrays: tuple[Array, ...]
 
-    def read_into(self, out: Array, image: int, row: int) -> None:
-        out[...] = self.arrays[image][row : row + len(out)]
+    def read_into(self, out: Words, image: int, row: int) -> None:
+        rows = self.arrays[image][row : row + len(out)]
+        out[...] = rows.astype(rows.dtype.newbyteorder(">")).view(np.uint32)
 
 
 def open_plate(path: Path) -> PlateFile:
