@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy.io import fits
 from surveys_builders import (
@@ -10,6 +11,7 @@ from surveys_builders import (
     SDSSV_NAMES,
     coadd_columns,
     legacy_row,
+    row_hdu,
     sdssv_hdus,
     sdssv_row,
     write_spec,
@@ -18,6 +20,7 @@ from surveys_builders import (
 from spectra_scale.errors import BadSpectrumError
 from spectra_scale.surveys import sdss_spec, sdssv
 from spectra_scale.surveys.canonical import CATALOGUE_SCHEMA
+from spectra_scale.surveys.catalogue import read_catalogue
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss_spec import FILE_NAME, read_spec, read_spec_block
 
@@ -80,6 +83,19 @@ def test_the_row_holds_what_the_columns_of_the_release_hold(tmp_path):
     # DR18 says neither which spectrum is the best nor how good the field is.
     assert (old["platequality"], old["specprimary"]) == ("", -1)
     assert old["specobjid"] == str(2**64 - 5)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_catalogue_of_the_same_rows_says_the_same(tmp_path, release):
+    header = sdssv_hdus(release)
+    row = sdssv_row(release, FIELD=np.int64(header[0].header["FIELDID"]))
+    found = read_spec(write(tmp_path, release, row=row)).row
+    path = tmp_path / "spAll.fits"
+    fits.HDUList([fits.PrimaryHDU(), row_hdu(row)]).writeto(path)
+    table = read_catalogue(path)
+    # The catalogue has the precision of its columns: z_err, ebv and others are float32.
+    same = pa.Table.from_pylist([found], schema=table.schema)
+    assert repr(same.to_pylist()) == repr(table.to_pylist())
 
 
 def test_reddening_of_another_map_than_that_of_schlegel_is_not_taken_for_it(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 from spectra_scale.surveys.canonical import UnusableColumnError, targettype_of
 from spectra_scale.surveys.canonical_row import integer_of, number_of, text_of
+from spectra_scale.surveys.catalogue_columns import SDSSV_MAP
 from spectra_scale.surveys.fits_bytes import card_value
 from spectra_scale.surveys.fits_table import Table
 
@@ -20,36 +21,7 @@ FILE_NAME = re.compile(r"spec-(\d{1,6})p?-(\d{5})-(\d{5,19})\.fits(?:\.(?:gz|fz)
 """Name of a spectrum file of SDSS-V: field (with or without zeros before it, ``p`` for a plate),
 MJD, catalogid (likewise). A fibre of a name to DR17 has four digits, a catalogid ten and more."""
 
-COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("field", ("FIELD",)),
-    ("mjd", ("MJD",)),
-    ("catalogid", ("CATALOGID",)),
-    ("sdss_id", ("SDSS_ID",)),
-    ("specobjid", ("SPECOBJID",)),
-    # PLUG_RA is the object's position of J2000 in all releases; FIBER_RA is that of the exposure.
-    ("ra", ("PLUG_RA", "RACAT", "FIBER_RA", "RA")),
-    ("dec", ("PLUG_DEC", "DECCAT", "FIBER_DEC", "DEC")),
-    ("sfd_ebv", ("SFD_EBV",)),
-    ("ebv", ("EBV",)),
-    ("ebv_type", ("EBV_TYPE",)),
-    ("z", ("Z",)),
-    ("z_err", ("Z_ERR",)),
-    ("zwarning", ("ZWARNING",)),
-    ("class", ("CLASS",)),
-    ("subclass", ("SUBCLASS",)),
-    ("sn_median_all", ("SN_MEDIAN_ALL",)),
-    ("specprimary", ("SPECPRIMARY",)),
-    ("platequality", ("FIELDQUALITY", "PLATEQUALITY")),
-    ("targettype", ("OBJTYPE",)),
-    ("reduction", ("RUN2D",)),
-    ("z_noqso", ("Z_NOQSO",)),
-    ("zwarning_noqso", ("ZWARNING_NOQSO",)),
-    ("class_noqso", ("CLASS_NOQSO",)),
-)
-"""Canonical names, and ours for the sources of some, with the columns of SPALL they are read from:
-the first that is there."""
-
-_NEEDED = ("field", "mjd", "catalogid", "ra", "dec", "z", "zwarning", "class")
+_COLUMNS = tuple(SDSSV_MAP.columns.items())
 _INT64 = (1 << 63) - 1
 
 
@@ -79,9 +51,8 @@ def row_of(table: Table, header: bytes) -> dict[str, Any]:
     UnusableColumnError
         If a needed column is absent or of the wrong type.
     """
-    found: dict[str, Any] = table.pick(COLUMNS)
-    columns = dict(COLUMNS)
-    missing = [columns[name][0] for name in _NEEDED if name not in found]
+    found: dict[str, Any] = table.pick(_COLUMNS)
+    missing = [SDSSV_MAP.columns[name][0] for name in SDSSV_MAP.needed if name not in found]
     if missing:
         msg = f"the SPALL table has no {', '.join(missing)}"
         raise UnusableColumnError(msg)
