@@ -252,7 +252,7 @@ of the joined table are listed in [Python](python.md#the-joined-table).
 ARRAYS = """
 Arrays are Zarr v3 groups, row-aligned with the tables beside them. A shard (one file) holds
 `compute.shard_rows` spectra, a chunk (compressed together) `compute.chunk_rows`; both span all
-pixels. Compression is Blosc lz4 with bit-shuffle, then CRC32C. A shard of zeros has no file, so
+pixels. Compression is Blosc lz4 with byte-shuffle, then CRC32C. A shard of zeros has no file, so
 `shards.parquet` lists all shards with their checksums.
 """
 

@@ -363,7 +363,7 @@ class ComputeSection(Settings):
         4.0, description="spectra that a training worker may hold; a larger sample is streamed"
     )
     shard_rows: Positive = Field(4096, description="spectra in one shard: one task, one file")
-    chunk_rows: Positive = Field(1024, description="spectra in one compressed chunk")
+    chunk_rows: Positive = Field(256, description="spectra in one compressed chunk")
 
     @model_validator(mode="after")
     def _aligned(self) -> ComputeSection:

@@ -74,7 +74,7 @@ class Layout:
     """
 
     shard_rows: int = 4096
-    chunk_rows: int = 1024
+    chunk_rows: int = 256
 
 
 def shards_of(n_rows: int, shard_rows: int) -> list[Shard]:
@@ -122,8 +122,7 @@ def create_arrays(
             dtype=spec.dtype,
             chunks=(layout.chunk_rows, shape[1]),
             shards=(layout.shard_rows, shape[1]),
-            # lz4 with bit-shuffle: noisy float32 does not compress further. CRC32C after it, or a
-            # flipped byte of the payload would be read as data.
+            # CRC32C after Blosc, or a flipped byte of the payload would be read as data.
             compressors=[BloscCodec(**CODEC), Crc32cCodec()],
             fill_value=0,
             dimension_names=spec.dims,

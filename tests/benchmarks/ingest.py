@@ -6,9 +6,9 @@ Prints a table and, as its last line, one JSON object: rebin_per_s, rebin_vs_spe
 rebin_vs_specutils (3800 to 1000 pixels with ivar and mask); spec_lite_per_s and
 spec_lite_vs_fitsio (files with their catalogue row, warm cache); spplate_per_s and desi_per_s
 (spectra of one file, read and checked); ingest_per_s (plate files to a release: read, compress,
-write) and prepare_per_s (release to sample: read, rebin, write); rss_ratio (peak memory of both with all rows over that
-with 1,000); two_worker_speedup (wall time of both with one worker over that with two). Rates are
-per CPU-second, all threads counted. 100,000 rows, with --quick 10,000.
+write) and prepare_per_s (release to sample: read, rebin, write); rss_ratio (peak memory of both
+with all rows over that with 1,000); two_worker_speedup (wall time of both with one worker over
+that with two). Rates are per CPU-second, all threads counted. 100,000 rows, with --quick 10,000.
 """
 
 from __future__ import annotations

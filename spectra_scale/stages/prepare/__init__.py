@@ -39,7 +39,7 @@ from spectra_scale.store.tables import read_table, write_table
 from spectra_scale.surveys.release import Release
 from spectra_scale.surveys.sdss import SpectrumArrays
 
-VERSION = 1
+VERSION = 2
 KIND = "prepare"
 PARTS = "parts"
 
