@@ -25,7 +25,7 @@ REST_BYTES = 6.5
 MOCK_BYTES = 125e3
 #: Spectra a second and worker, by stage, as a run of the demo on two busy cores gave them: for the
 #: estimate only, so low rather than high.
-RATES = {"mock": 250.0, "ingest": 1000.0, "prepare": 2500.0, "encode": 2500.0, "stack": 500.0}
+RATES = {"mock": 250.0, "ingest": 2000.0, "prepare": 5000.0, "encode": 2500.0, "stack": 500.0}
 TRAIN_RATE = 1600.0
 #: Seconds that a stage takes at any size: Ray's start, UMAP's compilation, drawing the figures.
 FIXED = {

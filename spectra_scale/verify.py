@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.errors import DamagedArtifactError, SpectraScaleError
-from spectra_scale.store.arrays import Shard, check_shards, open_array
+from spectra_scale.store.arrays import Shard, check_shards, open_array, read_rows
 from spectra_scale.store.artifact import MANIFEST, STARTED, Artifact, check_files, open_artifact
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import files_named
@@ -86,6 +87,9 @@ def _artifact(folder: Path, place: Place, sources: int | Literal["all"]) -> list
         return checks
     if artifact.manifest["kind"] == "ingest":
         checks.append(_attempt(f"{name}: accounting", partial(_check_release, artifact)))
+        what = f"{name}: invariants"
+        if Release(artifact).has_copy:
+            checks.append(_attempt(what, partial(_release_invariants, artifact, place)))
         if sources:
             checks.append(_sources(name, artifact, place, sources))
     if artifact.manifest["kind"] == "prepare":
@@ -144,6 +148,36 @@ def _check_release(artifact: Artifact) -> None:
     )
 
 
+def _release_invariants(artifact: Artifact, place: Place) -> None:
+    release = Release(artifact)
+    kept = column(release.catalogue, "status") == "kept"
+    shards = release.shards
+    work = Work("verify", "spectra", [shard.n_rows for shard in shards])
+    tasks = [(shard, kept[shard.rows]) for shard in shards]
+    problems = place.map(partial(_native_invariants_of, release.arrays.resolve()), tasks, work)
+    _raise_first(problems)
+
+
+def _native_invariants_of(arrays: Path, task: tuple[Shard, NDArray[np.bool_]]) -> str:
+    """What is wrong with a shard: its ivar, flux where there is ivar, or whether there is any."""
+    shard, kept = task
+    flux, ivar = (read_rows(arrays, name, shard.rows) for name in ("flux", "ivar"))
+    where = f"{arrays}, shard {shard.index}"
+    if not (np.isfinite(ivar).all() and (ivar >= 0).all()):
+        return f"{where}: found ivar that is negative or not finite."
+    if not np.isfinite(flux[ivar > 0]).all():
+        return f"{where}: found flux that is not finite where ivar is above 0."
+    if not np.array_equal((ivar > 0).any(axis=1), kept):
+        return f"{where}: kept spectra without ivar, or quarantined ones with it."
+    return ""
+
+
+def _raise_first(problems: Sequence[str]) -> None:
+    for problem in problems:
+        if problem:
+            raise DamagedArtifactError(problem)
+
+
 def _check_sample(artifact: Artifact) -> None:
     sample = Sample(artifact)
     counts = artifact.counts
@@ -166,10 +200,7 @@ def _invariants(artifact: Artifact, place: Place) -> None:
     work = Work("verify", "spectra", [shard.n_rows for shard in shards])
     fractions = column(sample.index, "masked_fraction")
     tasks = [(shard, fractions[shard.rows]) for shard in shards]
-    problems = place.map(partial(_invariants_of, sample.arrays.resolve()), tasks, work)
-    for problem in problems:
-        if problem:
-            raise DamagedArtifactError(problem)
+    _raise_first(place.map(partial(_invariants_of, sample.arrays.resolve()), tasks, work))
 
 
 def _invariants_of(arrays: Path, task: tuple[Shard, pa.Array]) -> str:
