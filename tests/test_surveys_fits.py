@@ -263,7 +263,7 @@ def test_a_spectrum_with_two_columns_of_one_name_has_a_reason(tmp_path, name):
     assert reason_of(read_spec, path) == Reason.UNREADABLE
 
 
-def test_columns_of_variable_length_and_scaled_ones_are_left_to_astropy(tmp_path):
+def test_scaled_columns_are_left_to_astropy_and_those_of_variable_length_refused(tmp_path):
     lists = np.array([np.arange(n, dtype="f4") for n in (1, 2, 0, 3)], dtype=object)
     columns = [
         fits.Column("A", "J", array=np.arange(4)),
@@ -277,6 +277,8 @@ def test_columns_of_variable_length_and_scaled_ones_are_left_to_astropy(tmp_path
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
     source = open_source(path, set())
     assert source.read("S").tolist() == [3, 4, 5, 6.5]
+    with pytest.raises(SpectraScaleError, match="variable length"):
+        source.read("V")
     assert source.read("B").tolist() == [0, 1, 2, 3]
     assert source.read("A", 1, 3).tolist() == [1, 2]
 

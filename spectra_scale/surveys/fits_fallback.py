@@ -54,7 +54,7 @@ class AstropyTable:
         Raises
         ------
         UnsureError
-            If astropy cannot convert it, or two columns have this name.
+            If astropy cannot convert it, it is of variable length, or two columns have this name.
         """
         if [each.lower() for each in self.data.names].count(name.lower()) > 1:
             msg = f"two columns have the name {name}"
@@ -63,6 +63,9 @@ class AstropyTable:
             values = np.asarray(self.data.field(self.names[name.lower()])[start:stop])
             if values.dtype.kind in "SU":
                 return np.char.strip(values.astype(str))
+            if values.dtype.kind == "O":
+                msg = f"column {name} is of variable length"
+                raise UnsureError(msg)
             return values.astype(values.dtype.newbyteorder("="))
 
     def columns(
