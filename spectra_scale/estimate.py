@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ class _Size:
     to_do: bool
     n_files: int = 0
     file_bytes: int = 0
+    kinds: str = ""
 
 
 def _sizes(job: Job, plan: Plan) -> list[_Size]:
@@ -157,14 +159,17 @@ def _size_of(job: Job, piece: Piece) -> _Size:
     if job.limit is not None:
         rows = min(rows, job.limit)
     n_pixels = piece.inventory.grid.n_pixels
+    kinds = Counter(each.format for each in piece.inventory.files.spectra)
     total = sum(max(size, 0) for size in sizes.values())
+    words = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items()))
     return _Size(piece.name, piece.path, rows, n_pixels, to_do=True, n_files=len(sizes),
-                 file_bytes=total)  # fmt: skip
+                 file_bytes=total, kinds=words)  # fmt: skip
 
 
 def _in_words(sizes: Sequence[_Size]) -> dict[str, str]:
     return {
         f"release {size.name}": f"{size.n_files:,} files of {size.file_bytes / 2**30:.2f} GiB, "
+        f"with spectra {size.kinds}, "
         f"about {size.rows:,} spectra to ingest" if size.to_do else f"{size.rows:,} spectra"
         for size in sizes
     }  # fmt: skip
