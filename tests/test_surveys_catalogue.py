@@ -247,3 +247,17 @@ def test_sky_and_standard_fibres_are_told_from_science():
     assert table_of(columns)["targettype"].to_pylist() == [
         "SKY", "STANDARD", "SCIENCE", "SCIENCE", "SCIENCE", "",
     ]  # fmt: skip
+
+
+def test_two_columns_of_one_name_and_text_that_is_none_are_told(tmp_path):
+    csv = tmp_path / "twice.csv"
+    csv.write_text("plate,mjd,fiberid,ra,dec,z,z,zwarning,class\n266,51602,1,1,2,.1,.2,0,GALAXY\n")
+    with pytest.raises(SpectraScaleError, match="2 times"):
+        read_catalogue(csv)
+    columns = {"plate": [266], "mjd": [51602], "fiberid": [1], "ra": [1.0], "dec": [2.0],
+               "z": [0.1], "zwarning": [0]}  # fmt: skip
+    bad = pa.array([b"GAL\xff\xfeAXY"], pa.binary()).cast(pa.string(), safe=False)
+    parquet = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns | {"class": bad}), parquet)
+    with pytest.raises(SpectraScaleError, match=r"(?i)class"):
+        read_catalogue(parquet)

@@ -98,8 +98,7 @@ class Source:
                 raise SpectraScaleError(msg)
         end = self.n_rows if stop is None else min(stop, self.n_rows)
         if isinstance(self.holder, pa.Table):
-            columns = {name: self.holder.column(self.names[name.lower()]) for name in names}
-            return {name: _arrow_values(column[start:end]) for name, column in columns.items()}
+            return {name: self._arrow(self.holder, name, start, end) for name in names}
         try:
             return self.holder.columns(names, start, end)
         except UnsureError as error:
@@ -107,6 +106,14 @@ class Source:
             raise SpectraScaleError(msg) from error
         except BadSpectrumError as error:
             msg = f"{self.path}: rows {start} to {end} cannot be read: {error.message}"
+            raise SpectraScaleError(msg) from error
+
+    def _arrow(self, table: pa.Table, name: str, start: int, stop: int) -> Array:
+        try:
+            return _arrow_values(table.column(self.names[name.lower()])[start:stop])
+        except (KeyError, pa.ArrowException, UnicodeDecodeError) as error:
+            # Two columns of one name, or text that is not UTF-8.
+            msg = f"{self.path}: column {name} cannot be read: {error}. Export the table again."
             raise SpectraScaleError(msg) from error
 
     def whole(self, names: Sequence[str]) -> Array:
@@ -168,7 +175,8 @@ def open_source(path: Path, wanted: Collection[str]) -> Source:
             return _from_parquet(path, wanted)
         if ".csv" in suffixes:
             return _from_csv(path, wanted)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        # A KeyError is Arrow's for two columns of one name.
         msg = f"{path} cannot be read as {suffixes[-1]}: {error}. Fetch it again."
         raise SpectraScaleError(msg) from error
     return _from_fits(path)
