@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from surveys_builders import (
+    SDSSV_NAMES,
     SHARED,
     coadd_columns,
     plate_hdus,
+    sdssv_hdus,
     spec_hdus,
     table_hdu,
     write_spec,
@@ -30,7 +32,7 @@ from spectra_scale.surveys.fits_table import RawTable
 from spectra_scale.surveys.fits_unpack import unpacked
 from spectra_scale.surveys.reasons import Reason
 from spectra_scale.surveys.sdss_plate import read_plate, read_plate_block, read_zbest
-from spectra_scale.surveys.sdss_spec import read_spec
+from spectra_scale.surveys.sdss_spec import read_spec, read_spec_block
 from spectra_scale.surveys.tables import open_source
 
 PLATE = "spPlate-4055-55359.fits"
@@ -442,6 +444,23 @@ def test_a_plate_of_tiled_images_is_read_as_astropy_reads_it(tmp_path, method):
     assert found.fiber.tolist() == [1, 2, 3, 4]
 
 
+def tiled_plate(folder):
+    """A plate of tiled images as astropy packs them; their place is one later than it should."""
+    path = folder / f"{PLATE}.fz"
+    images = [fits.CompImageHDU(hdu.data) for hdu in plate_hdus() if hdu.is_image]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(path)
+    return path
+
+
+def test_a_tiled_image_that_kills_what_unpacks_it_is_unreadable_and_kills_nothing_else(tmp_path):
+    path = tiled_plate(tmp_path)
+    content = path.read_bytes()
+    # BYTEPIX of Rice code: astropy 8 hands it to compiled code as it is, and dies of this one.
+    at = content.index(b"ZVAL2   =")
+    path.write_bytes(content[: at + 10] + b"-1".ljust(70) + content[at + 80 :])
+    assert reason_of(read_plate, path) == Reason.UNREADABLE
+
+
 def test_a_scaled_plate_is_left_to_astropy(tmp_path):
     hdus = plate_hdus()
     whole = np.rint(hdus[0].data)
@@ -526,3 +545,68 @@ def test_a_spectrum_file_larger_than_is_read_at_once_is_read_alike(tmp_path, mon
     coadd = coadd_columns()
     coadd["loglam"][0] = np.nan
     assert reason_of(read_spec, write_spec(tmp_path, "y.fits", coadd=coadd)) == Reason.BAD_LOGLAM
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+LIES = ("0", "-1", "3", "999999999999", "1E30", "NaN", "'1QB(3)'", "'1000000000E'", "'X'",
+        "'flux'", "'RICE_1'", "T", "''", "-32", "16")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Name, bytes and reader of a sound file of each kind."""
+    folder = tmp_path_factory.mktemp("sound")
+    sdssv_hdus().writeto(folder / SDSSV_NAMES["DR19"])
+    plate_hdus().writeto(folder / PLATE)
+    tiled_plate(folder)
+    pack(spec_hdus(), folder, "spec-0266-51602-0001.fits.fz")
+    zbest = fits.HDUList([fits.PrimaryHDU(), table_hdu(zbest_columns(20))])
+    zbest.writeto(folder / "spZbest-4055-55359.fits")
+    readers = {"spec": read_spec_block, "spPl": read_plate, "spZb": read_zbest}
+    return folder, [
+        (p.name, p.read_bytes(), readers[p.name[:4]]) for p in sorted(folder.iterdir())
+    ]
+
+
+# Tiled images are unpacked by another process, which takes half a second each.
+@pytest.mark.parametrize(
+    ("n", "tiled"),
+    [(300, False), (5, True), pytest.param(5000, False, marks=pytest.mark.slow),
+     pytest.param(300, True, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_damage_of_any_kind_of_file_gives_a_reason_or_a_result_in_order(sound, n, tiled):
+    folder, files = sound
+    files = [file for file in files if (file[0] == f"{PLATE}.fz") == tiled]
+    rng = np.random.default_rng(n)
+    for _ in range(n):
+        name, content, reader = files[rng.integers(len(files))]
+        path = folder / name
+        path.write_bytes(damaged(bytearray(content), rng))
+        try:
+            found = reader(path)
+        except BadSpectrumError as error:
+            Reason(error.reason)
+            continue
+        if reader is not read_zbest:
+            assert (np.isfinite(found.ivar) & (found.ivar >= 0)).all()
+            assert np.isfinite(found.flux[found.ivar > 0]).all()
+
+
+def damaged(content, rng):
+    """Flip bits, let a card lie, cut, or swap two blocks."""
+    kind = rng.integers(4)
+    if kind == 0:
+        for at in rng.integers(len(content), size=3):
+            content[at] ^= 1 << rng.integers(8)
+    elif kind == 1:
+        cards = [at for at in range(0, len(content), 80) if content[at + 8 : at + 9] == b"="]
+        at = cards[rng.integers(len(cards))]
+        content[at + 10 : at + 80] = f"{LIES[rng.integers(len(LIES))]:<70s}".encode()
+    elif kind == 2:
+        del content[rng.integers(len(content)) :]
+    else:
+        first, second = (2880 * int(at) for at in rng.integers(len(content) // 2880, size=2))
+        one, other = content[first : first + 2880], content[second : second + 2880]
+        content[first : first + 2880], content[second : second + 2880] = other, one
+    return bytes(content)

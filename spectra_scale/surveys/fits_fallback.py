@@ -314,7 +314,9 @@ def _has(hdus: fits.HDUList, index: int) -> bool:
 def _hdu(hdu: fits.hdu.base.ExtensionHDU, *, image: bool) -> AstropyHdu:
     name = str(hdu.header.get("EXTNAME", "")).strip().upper()
     pixels = None
-    if image and hdu.is_image and hdu.data is not None:
+    # Tiled images are for `fits_unpack`: the code that unpacks them may kill the process.
+    plain = hdu.is_image and not isinstance(hdu, fits.CompImageHDU)
+    if image and plain and hdu.data is not None:
         pixels = np.asarray(hdu.data).astype(hdu.data.dtype.newbyteorder("="))
     return AstropyHdu(name, _table(hdu), pixels, hdu.header)
 

@@ -6,12 +6,16 @@ unpacked here. The result is the file as it was before, so that one reader serve
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import subprocess
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from spectra_scale.surveys.fits_bytes import (
     BLOCK,
@@ -23,7 +27,6 @@ from spectra_scale.surveys.fits_bytes import (
     UnsureError,
     read_hdus,
 )
-from spectra_scale.surveys.fits_fallback import by_astropy, stream_of
 from spectra_scale.surveys.fits_layout import FORMS
 
 _HDUS = 64
@@ -38,7 +41,8 @@ _OF_PACKED_IMAGE = re.compile(rb"(TTYPE|TDIM|TUNIT)\d+ *")
 _RICE = {"I": (">i2", 4, 14, 16), "J": (">i4", 5, 25, 32)}
 _RICE_BLOCK = 32
 _ANY_ZLIB = 47  # zlib or gzip, whichever the first bytes say
-_MOST_COLUMNS = 999
+_MOST_COLUMNS = _MOST_AXES = 999
+_SECONDS = 600  # a plate takes one
 _MOST_A_BYTE = 1 << 11  # bytes that one packed byte can become: less is possible of zeros alone
 
 
@@ -66,46 +70,99 @@ def unpacked(source: Buffer) -> bytes | None:
     packed = [hdu.card("ZIMAGE") == "T" or hdu.card("ZTABLE") == "T" for hdu in hdus]
     if not any(packed):
         return None
-    parts = []
-    for index, (hdu, is_packed) in enumerate(zip(hdus, packed, strict=True)):
+    for index, hdu in enumerate(hdus):
         if not hdu.complete:
             msg = f"HDU {index} is cut"
             raise UnsureError(msg)
-        if not is_packed:
-            parts.append(source[hdu.start : hdu.end])
-        elif hdu.card("ZIMAGE") == "T":
-            parts.append(_image(source, hdu, index))
+    images = [index for index, hdu in enumerate(hdus) if hdu.card("ZIMAGE") == "T"]
+    pixels = dict(zip(images, packed_images(source, hdus, images), strict=True))
+    parts = []
+    for index, (hdu, is_packed) in enumerate(zip(hdus, packed, strict=True)):
+        if index in pixels:
+            parts.append(_image(hdu, pixels[index]))
         else:
-            parts.append(_table(source, hdu, index))
+            parts.append(_table(source, hdu, index) if is_packed else source[hdu.start : hdu.end])
     # fpack puts an empty primary HDU before an image that was in the primary HDU itself.
     if len(hdus) > 1 and packed[1] and hdus[1].card("ZSIMPLE") == "T":
         del parts[0]
     return b"".join(parts)
 
 
-def _image(source: Buffer, hdu: Hdu, index: int) -> bytes:
-    pixels = _pixels(source, index)
+def packed_images(source: Buffer, hdus: Sequence[Hdu], indices: Sequence[int]) -> list[Array]:
+    """Pixels of tiled images as they were before they were packed, not scaled.
+
+    Astropy unpacks them by compiled code that trusts its input: damaged tiles have killed the
+    process. So it does that in a process of its own.
+
+    Parameters
+    ----------
+    source
+        The file.
+    hdus
+        Its HDUs, complete.
+    indices
+        Those that hold tiled images.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One array an image, of the type and shape that its header announces.
+
+    Raises
+    ------
+    UnsureError
+        If one cannot be unpacked.
+    """
+    if not indices:
+        return []
+    expected = [_announced(hdus[index]) for index in indices]
+    content = source if isinstance(source, bytes) else source[: hdus[-1].end]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("fits_child.py"))]
+    command += [str(index) for index in indices]
+    try:
+        done = subprocess.run(
+            command, input=content, capture_output=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        msg = f"tiled images cannot be unpacked: {error}"
+        raise UnsureError(msg) from error
+    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    stream = io.BytesIO(done.stdout)
+    found = []
+    for index, (kind, shape) in zip(indices, expected, strict=True):
+        try:
+            pixels = np.load(stream, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            msg = f"HDU {index} cannot be unpacked: {last or done.returncode}"
+            raise UnsureError(msg) from error
+        if pixels.dtype.newbyteorder("=") != kind.newbyteorder("=") or pixels.shape != shape:
+            msg = f"HDU {index} is unpacked to {pixels.dtype} of shape {pixels.shape}"
+            raise UnsureError(msg)
+        found.append(pixels)
+    return found
+
+
+def _announced(hdu: Hdu) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    """Type and shape of a tiled image."""
     kind = IMAGES.get(hdu.integer("ZBITPIX"), "")
-    axes = range(1, hdu.integer("ZNAXIS") + 1)
-    shape = tuple(hdu.integer(f"ZNAXIS{axis}") for axis in reversed(axes))
-    if pixels.dtype.newbyteorder("=") != np.dtype(kind).newbyteorder("=") or pixels.shape != shape:
-        msg = f"HDU {index} is unpacked to {pixels.dtype} of shape {pixels.shape}"
+    n_axes = hdu.integer("ZNAXIS")
+    shape = tuple(hdu.integer(f"ZNAXIS{axis}") for axis in range(min(n_axes, _MOST_AXES), 0, -1))
+    fits_in = 0 < math.prod(shape) <= _MOST_A_BYTE * max(hdu.data_size, 1)
+    if not kind or not fits_in or min(shape, default=0) < 1:
+        msg = f"a tiled image of shape {shape} in {hdu.data_size} bytes"
         raise UnsureError(msg)
+    return np.dtype(kind), shape
+
+
+def _image(hdu: Hdu, pixels: Array) -> bytes:
+    kind, shape = _announced(hdu)
     is_primary = hdu.card("ZSIMPLE") == "T"
     first = [_card("SIMPLE", "T") if is_primary else b"XTENSION= 'IMAGE   '"]
     first += [_card("BITPIX", hdu.integer("ZBITPIX")), _card("NAXIS", len(shape))]
-    first += [
-        _card(f"NAXIS{axis}", size) for axis, size in zip(axes, reversed(shape), strict=True)
-    ]
+    first += [_card(f"NAXIS{axis + 1}", size) for axis, size in enumerate(reversed(shape))]
     first += [_card("EXTEND", "T")] if is_primary else [_card("PCOUNT", 0), _card("GCOUNT", 1)]
     kept = [card for card in _kept(hdu) if not _OF_PACKED_IMAGE.fullmatch(card[:8])]
     return _hdu(first + kept, pixels.astype(kind).tobytes())
-
-
-def _pixels(source: Buffer, index: int) -> Array:
-    raw = {"memmap": False, "do_not_scale_image_data": True}
-    with by_astropy(), fits.open(stream_of(source), **raw) as hdus:
-        return np.asarray(hdus[index].data)
 
 
 def _table(source: Buffer, hdu: Hdu, index: int) -> bytes:
