@@ -19,7 +19,7 @@ from spectra_scale.spectrum.grid import DESI_NATIVE
 from spectra_scale.surveys.block import SpectraBlock
 from spectra_scale.surveys.desi import place_of
 from spectra_scale.surveys.desi_arms import ARMS, Arm, Bits, Ids, Image, arms_of, target_ids
-from spectra_scale.surveys.desi_hdus import open_desi, rows_for
+from spectra_scale.surveys.desi_hdus import open_desi, repeated_ids, rows_for
 from spectra_scale.surveys.reasons import Reason
 
 Out = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.uint32]]
@@ -68,7 +68,7 @@ def read_coadd(
         NaN or infinite, or whose ivar is negative, is missing (ivar 0) and counted in
         `n_repaired`, in each arm. Mask bits: those of all arms where a pixel is missing, 0
         elsewhere. `message` names an arm that the file or the spectrum lacks. A TARGETID that
-        the file lacks has the reason ``row_without_fibre``.
+        the file lacks has the reason ``row_without_fibre``, one that it has twice ``duplicate``.
 
     Raises
     ------
@@ -82,11 +82,13 @@ def read_coadd(
         held = target_ids(file)
         arms = arms_of(file, len(held))
         wanted = held if ids is None else np.atleast_1d(np.asarray(ids)).astype(np.int64)
+        twice = np.isin(wanted, repeated_ids(held))
         rows = np.arange(len(held)) if ids is None else rows_for(held, wanted)
+        rows[twice] = -1
         found = _spectra(arms, rows, out)
         for first, places in _wanted(rows):
             _read_span(arms, found, first, places)
-    return _block(arms, found, rows, wanted)
+    return _block(arms, found, rows, (wanted, twice))
 
 
 # Rows, read and merged ------------------------------------------------------------------------
@@ -211,14 +213,15 @@ def _add_mask(mask: Image, start: int, found: _Spectra, first: int, places: Ids)
 # What is said of them -------------------------------------------------------------------------
 
 
-def _block(arms: Sequence[Arm], found: _Spectra, rows: Ids, wanted: Ids) -> SpectraBlock:
+def _block(
+    arms: Sequence[Arm], found: _Spectra, rows: Ids, of: tuple[Ids, npt.NDArray[np.bool_]]
+) -> SpectraBlock:
     usable, present, positive = found.counts.transpose(2, 0, 1)
     reason = [""] * len(rows)
     message = [_without_arms(arms)] * len(rows)
     for row in np.flatnonzero((usable == 0).any(axis=0)).tolist():
         if rows[row] < 0:
-            reason[row] = str(Reason.ROW_WITHOUT_FIBRE)
-            message[row] = f"the file has no spectrum of TARGETID {wanted[row]}"
+            reason[row], message[row] = _absent(int(of[0][row]), twice=bool(of[1][row]))
         elif usable[:, row].any():
             dead = [arm.name for arm, n in zip(arms, usable[:, row], strict=True) if not n]
             lacks = [name for name in ARMS if name in dead or name not in _names(arms)]
@@ -230,6 +233,13 @@ def _block(arms: Sequence[Arm], found: _Spectra, rows: Ids, wanted: Ids) -> Spec
         DESI_NATIVE.first_pixel, found.flux.view(np.float32), found.ivar.view(np.float32),
         found.mask, reason, message, np.asarray(repaired, np.int32),
     )  # fmt: skip
+
+
+def _absent(target: int, *, twice: bool) -> tuple[str, str]:
+    if twice:
+        message = f"TARGETID {target} is in the file twice: which spectrum is its cannot be told"
+        return str(Reason.DUPLICATE), message
+    return str(Reason.ROW_WITHOUT_FIBRE), f"the file has no spectrum of TARGETID {target}"
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:

@@ -32,7 +32,7 @@ from spectra_scale.surveys.desi import (
     production_of,
 )
 from spectra_scale.surveys.desi_arms import Ids, target_ids
-from spectra_scale.surveys.desi_hdus import DesiFile, open_desi, rows_for
+from spectra_scale.surveys.desi_hdus import DesiFile, open_desi, repeated_ids, rows_for
 from spectra_scale.surveys.fits_bytes import Array, UnsureError
 from spectra_scale.surveys.fits_table import Table
 from spectra_scale.surveys.reasons import Reason
@@ -69,7 +69,8 @@ def rows_of_coadd(coadd: Path, redrock: Path | None) -> tuple[pa.Table, list[Los
     lost
         Everything else: sky fibres (``sky_fibre``), spectra without a redshift (``no_redshift``),
         redshifts without a spectrum (``row_without_fibre``), unusable redshifts
-        (``bad_redshift``) and a TARGETID that is there twice (``duplicate``).
+        (``bad_redshift``) and all of a TARGETID that is in a file twice (``duplicate``): one of
+        them is another's, and nobody knows which.
 
     Raises
     ------
@@ -151,7 +152,8 @@ def _ids(table: Table, path: Path) -> Ids:
     except (UnusableColumnError, UnsureError) as error:
         message = f"column TARGETID cannot be read: {error}"
         raise BadSpectrumError(Reason.MISSING_COLUMN, message, path) from error
-    return np.asarray(ids[~bad], np.int64) if bad.any() else ids
+    # Row-aligned with the other columns: what is no id becomes one that no target has.
+    return np.asarray(np.where(bad, np.iinfo(np.int64).min, ids), np.int64)
 
 
 def _columns(table: Table, rows: Ids, names: tuple[str, ...], path: Path) -> dict[str, Array]:
@@ -183,13 +185,13 @@ def _sorted_out(
     place, _, path = of
     sky = _sky(found, len(ids))
     known = ~np.ma.getmaskarray(found["z"])
-    repeated = np.ones(len(ids), bool)
-    repeated[np.unique(ids, return_index=True)[1]] = False
+    repeated = np.isin(ids, np.append(repeated_ids(ids), repeated_ids(theirs)))
     kept = np.flatnonzero(~sky & known & ~repeated)
     lost = _lines(ids[sky], place, Reason.SKY_FIBRE, _POINTS_AT_SKY)
+    twice = f"the coadd or in {path.name}: which is its cannot be told"
     for which, reason, message in (
         (~sky & ~known, Reason.NO_REDSHIFT, f"{path.name} has no redshift of it"),
-        (~sky & known & repeated, Reason.DUPLICATE, "its TARGETID is in the coadd before"),
+        (~sky & known & repeated, Reason.DUPLICATE, "its TARGETID is there twice in " + twice),
     ):
         lost += _lines(ids[which], place, reason, message)
     message = f"{path.name} has a redshift of it, the coadd has no spectrum"
