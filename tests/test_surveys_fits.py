@@ -575,6 +575,7 @@ def sound(tmp_path_factory):
     [(300, False), (5, True), pytest.param(5000, False, marks=pytest.mark.slow),
      pytest.param(300, True, marks=pytest.mark.slow)],
 )  # fmt: skip
+@pytest.mark.timeout(900)
 def test_damage_of_any_kind_of_file_gives_a_reason_or_a_result_in_order(sound, n, tiled):
     folder, files = sound
     files = [file for file in files if (file[0] == f"{PLATE}.fz") == tiled]
