@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -95,5 +96,13 @@ def explain_system_error(error: OSError) -> tuple[str, int]:
     if error.errno in _WRONG_NAME:
         return f"{what}{where}. Expected the path of a file or folder: give another.", 2
     if error.errno in _DISK:
-        where += f" ({shutil.disk_usage(Path.cwd()).free / 2**30:.2f} GiB free here)"
+        where += _free(Path(error.filename or "."))
     return f"{what}{where}. Correct that and run the same command to go on.", 1
+
+
+def _free(path: Path) -> str:
+    """Free space of the disk that a file is on, or was to be on."""
+    for folder in (path, *path.absolute().parents):
+        with suppress(OSError):
+            return f" ({shutil.disk_usage(folder).free / 2**30:.2f} GiB free there)"
+    return ""

@@ -197,6 +197,9 @@ def run_job(job: Job) -> Run:
             plan = _checked_plan(job)
         # Not before the plan is checked: a refused job leaves the run's own description alone.
         write_bytes(job.out / "job.toml", resolved(job).encode())
+        for scrap in job.out.glob(".job.toml.*.part"):
+            # Of a run that was killed; this one holds the folder.
+            scrap.unlink(missing_ok=True)
         return Pipeline(plan, place).all()
 
 
@@ -206,10 +209,17 @@ def _checked_plan(job: Job) -> Plan:
     return plan
 
 
+class _RunLog(logging.FileHandler):
+    """The log of a run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Pass over a line that cannot be written: what fills a disk says so itself."""
+
+
 @contextmanager
 def _logged(job: Job) -> Iterator[None]:
     job.out.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.out / "run.log")
+    handler = _RunLog(job.out / "run.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("spectra_scale")
     level = root.level

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spectra_scale.errors import SpectraScaleError
+from spectra_scale.provenance import naming
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,11 @@ def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     path = folder / name
     handle = _open(path)
     try:
-        os.ftruncate(handle, 0)
         since = datetime.now().astimezone().isoformat(" ", "seconds")
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+        text = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+        with naming(path):
+            os.ftruncate(handle, 0)
+            os.write(handle, text.encode())
         yield
     finally:
         # First its name, then the lock: `_open` looks whether the name still means its file.
