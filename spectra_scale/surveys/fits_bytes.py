@@ -21,6 +21,7 @@ from spectra_scale.surveys.fits_cards import (
     Cards,
     UnsureError,
     card_value,
+    exact_text_of,
     known_at,
     shared_cards,
     text_of,
@@ -40,6 +41,7 @@ __all__ = [
     "UnsureError",
     "Want",
     "card_value",
+    "exact_text_of",
     "image",
     "image_layout",
     "load",
@@ -203,7 +205,7 @@ def _hdu(buffer: Buffer, start: int, header: bytes, rest: Cards) -> Hdu:
 
 
 def _name(header: bytes) -> str:
-    return (card_value(header, "EXTNAME") or "").upper()
+    return (card_value(header, "EXTNAME", exact_text_of) or "").upper()
 
 
 @lru_cache(maxsize=1024)
@@ -211,7 +213,9 @@ def _leading(first: bytes) -> tuple[dict[str, str], int | None]:
     """Values of the first cards; bytes of data, None where later cards have a say in them."""
     # From the last to the first, so that the first of a repeated keyword stays.
     cards = [first[at : at + CARD] for at in range(_LEADING - CARD, -CARD, -CARD)]
-    found = {card[:8].decode().rstrip(): text_of(card[9:]) for card in cards if card[8] == EQUALS}
+    found = {
+        card[:8].decode().rstrip(): exact_text_of(card[9:]) for card in cards if card[8] == EQUALS
+    }
     axes = found.get("NAXIS", "")
     if axes == "0":
         return found, 0
@@ -347,8 +351,11 @@ def image_layout(hdu: Hdu) -> tuple[str, tuple[int, ...]]:
     Raises
     ------
     UnsureError
-        If the image is scaled or incomplete.
+        If the image is scaled or incomplete, or the HDU is none of an image.
     """
+    if (hdu.card("XTENSION") or "IMAGE") != "IMAGE":
+        msg = "XTENSION"
+        raise UnsureError(msg)
     kind = IMAGES.get(hdu.integer("BITPIX"))
     scaled = hdu.card("BSCALE") is not None or hdu.card("BZERO") is not None
     if kind is None or scaled or not hdu.complete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,8 @@ EQUALS = ord("=")
 
 _MOST_KNOWN = 32
 _IN_FRONT = 4
+# Text in quotes or one word, and a comment behind a slash.
+_VALUE = re.compile(rb" *(?:'(?:[ -&(-~]|'')*'|[!-&(-.0-~]*)(?: *| */.*)", re.DOTALL)
 _CHECKSUMS = (b"CHECKSUM= ", b"DATASUM = ")
 
 T = TypeVar("T")
@@ -46,16 +49,6 @@ class Cards:
         return self.made[parse]  # type: ignore[no-any-return]
 
 
-def card_value(header: bytes, key: str) -> str | None:
-    """Value of the first card `key` of a header as text; None if there is none."""
-    wanted = key.ljust(8).encode()
-    # Eight letters are one integer: far faster than a search for text among blanks.
-    keys = np.frombuffer(header, "<u8", len(header) // CARD * 10)[::10]
-    places = np.flatnonzero(keys == int.from_bytes(wanted, "little"))
-    at = CARD * int(places[0]) if len(places) else -1
-    return text_of(header[at + 9 : at + CARD]) if at >= 0 and header[at + 8] == EQUALS else None
-
-
 def text_of(raw: bytes) -> str:
     """Value part of a card as text, without its quotes, outer blanks and comment."""
     text = raw.decode("latin-1").strip()
@@ -66,6 +59,30 @@ def text_of(raw: bytes) -> str:
     while end > 0 and text[end + 1 : end + 2] == "'":
         end = text.find("'", end + 2)
     return text[1 : end if end > 0 else None].replace("''", "'").strip()
+
+
+def card_value(header: bytes, key: str, parse: Callable[[bytes], str] = text_of) -> str | None:
+    """Value of the first card `key` of a header as text; None if there is none."""
+    wanted = key.ljust(8).encode()
+    # Eight letters are one integer: far faster than a search for text among blanks.
+    keys = np.frombuffer(header, "<u8", len(header) // CARD * 10)[::10]
+    places = np.flatnonzero(keys == int.from_bytes(wanted, "little"))
+    at = CARD * int(places[0]) if len(places) else -1
+    return parse(header[at + 9 : at + CARD]) if at >= 0 and header[at + 8] == EQUALS else None
+
+
+def exact_text_of(raw: bytes) -> str:
+    """Value part of a card as `text_of` gives it, for cards on which the data depend.
+
+    Raises
+    ------
+    UnsureError
+        If it is no value and comment as the standard has them: the card is damaged.
+    """
+    if not _VALUE.fullmatch(raw):
+        msg = f"a card of value {raw.decode('latin-1').strip()!r}"
+        raise UnsureError(msg)
+    return text_of(raw)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spectra_scale.surveys.fits_bytes import CARD, PACKED, Array, UnsureError, text_of
+from spectra_scale.surveys.fits_bytes import (
+    CARD,
+    PACKED,
+    Array,
+    UnsureError,
+    exact_text_of,
+    text_of,
+)
 
 _VALUE = 30  # of the 70 characters of a card's value
 _NUMBERS = range(1, 1000)
@@ -175,7 +182,7 @@ def layout_of(cards: bytes) -> Layout:
     """
     n_columns = len(_places(cards, "TFORM"))
     # A compressed table has the form of its parts, the names of the whole.
-    if len(_places(cards, "ZFORM")):
+    if any(len(_places(cards, word)) for word in ("ZFORM", "ZTABLE", "ZIMAGE")):
         raise UnsureError(PACKED)
     names, twice = _names(_numbered(cards, "TTYPE", n_columns))
     forms = [_form(raw) for raw in _numbered(cards, "TFORM", n_columns)]
@@ -205,6 +212,8 @@ def _numbered(header: bytes, word: str, n: int) -> list[bytes]:
     if n > len(_NUMBERS) or len(places) != n or not (words == _KEYS[word][:n]).all():
         msg = "TFIELDS"
         raise UnsureError(msg)
+    for at in (CARD * places).tolist():
+        exact_text_of(header[at + 9 : at + CARD])
     values = np.ndarray((n_cards,), f"S{_VALUE}", header, 10, (CARD,))[places]
     return list(values.tolist())
 

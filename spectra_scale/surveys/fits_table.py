@@ -184,7 +184,8 @@ class RawTable:
         kind, size = FORMS[letter]
         if n == 0 or repeat == 0:
             empty = {"A": "U1", "L": "?"}.get(letter, kind.replace(">", "="))
-            return np.empty((n,) if repeat in {0, 1} or letter == "A" else (n, repeat), empty)
+            # Of no elements a row, text is empty and an array has no second axis to speak of.
+            return np.zeros((n,) if repeat == 1 or letter == "A" else (n, repeat), empty)
         at += self.layout.offsets[number]
         row_bytes = self.layout.offsets[-1]
         if letter == "A":

@@ -90,8 +90,15 @@ class PlateFile:
             self.images.buffer.check_unchanged()
 
     def rows_of(self, fibers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Row of each fibre number; -1 for those that the file lacks."""
-        row_of = {number: row for row, number in enumerate(self.fiber.tolist())}
+        """Row of each fibre number; -1 for those that the file lacks, or has twice.
+
+        A flipped bit turns one number into another: which of two rows is the fibre's cannot be
+        told.
+        """
+        numbers = self.fiber.tolist()
+        row_of = {number: row for row, number in enumerate(numbers)}
+        if len(row_of) < len(numbers):
+            row_of = {n: row for n, row in row_of.items() if numbers.count(n) == 1}
         return np.array([row_of.get(number, -1) for number in fibers.tolist()], np.int64)
 
 

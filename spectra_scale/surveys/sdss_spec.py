@@ -186,15 +186,24 @@ def _redshift(path: Path, buffer: Buffer, wants: tuple[Want, ...], opener: _Open
 
 
 def _fast_tables(path: Path, buffer: Buffer, wants: tuple[Want, ...]) -> Tables:
-    hdus = read_hdus(buffer, 1 + max(want.index for want in wants))
+    hdus = read_hdus(buffer, _first_hdus(wants))
     found = [want.among([hdu.name for hdu in hdus]) for want in wants]
-    if None in found:
+    if _may_lie_behind(found, [hdu.name for hdu in hdus]):
         hdus = read_hdus(buffer, _ALL_HDUS)
         found = [want.among([hdu.name for hdu in hdus]) for want in wants]
     tables: Tables = {}
     for want, index in zip(wants, found, strict=True):
         tables[want] = None if index is None else _fast_table(path, hdus[index], index)
     return tables
+
+
+def _first_hdus(wants: tuple[Want, ...]) -> int:
+    return 1 + max(want.index for want in wants)
+
+
+def _may_lie_behind(found: list[int | None], names: list[str]) -> bool:
+    """Whether an HDU is missing, or stands in its place without a name where others have names."""
+    return None in found or (any(names) and not all(names[index or 0] for index in found))
 
 
 def _fast_table(path: Path, hdu: Hdu, index: int) -> Table:
@@ -208,10 +217,14 @@ def _fast_table(path: Path, hdu: Hdu, index: int) -> Table:
 
 
 def _slow_tables(path: Path, buffer: Buffer, wants: tuple[Want, ...]) -> Tables:
-    hdus: Sequence[AstropyHdu] = astropy_hdus(buffer, _ALL_HDUS)
+    hdus: Sequence[AstropyHdu] = astropy_hdus(buffer, _first_hdus(wants))
+    names = [hdu.name for hdu in hdus]
+    if _may_lie_behind([want.among(names) for want in wants], names):
+        hdus = astropy_hdus(buffer, _ALL_HDUS)
+        names = [hdu.name for hdu in hdus]
     tables: Tables = {}
     for want in wants:
-        index = want.among([hdu.name for hdu in hdus])
+        index = want.among(names)
         tables[want] = None if index is None else hdus[index].table
         if tables[want] is None and want is not _LINES and len(buffer) % BLOCK:
             message = f"ends within a FITS block, before HDU {want.index}: fetch the file again"
