@@ -7,6 +7,7 @@ run in. `docs/settings.md` is made from the descriptions in this module.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,6 +79,13 @@ class ReleaseSection(Settings):
     path: Path | None = Field(
         None, description="where the release is stored; default OUT/releases/NAME"
     )
+
+    @model_validator(mode="after")
+    def _no_revision(self) -> ReleaseSection:
+        if self.source and re.search(r"\.\d+$", self.name):
+            msg = f"found name = {self.name!r}: names with a number after a dot are of revisions"
+            raise ValueError(msg)
+        return self
 
 
 class IngestSection(Settings):

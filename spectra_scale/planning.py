@@ -29,7 +29,13 @@ from spectra_scale.stages import (
     train,
 )
 from spectra_scale.store.arrays import Layout
-from spectra_scale.store.artifact import MANIFEST, Recipe, begin_state, refuse_stale
+from spectra_scale.store.artifact import (
+    MANIFEST,
+    Recipe,
+    begin_state,
+    recorded_recipe,
+    refuse_stale,
+)
 from spectra_scale.store.run import Run
 from spectra_scale.surveys.release import Release, open_release
 
@@ -132,9 +138,23 @@ def pieces_of(job: Job, section: ReleaseSection) -> list[ingest.Piece]:
 def _finished(job: Job, section: ReleaseSection) -> list[Release]:
     """A release that is there, with its revisions."""
     found = [open_release(path) for path in ingest.revisions_of(release_path(job, section))]
-    if found[0].name != section.name:
-        msg = f"release {section.name}: {found[0].path} holds release {found[0].name}. Rename it."
-        raise UsageError(msg)
+    before = None
+    for number, release in enumerate(found):
+        expected = section.name if number == 0 else f"{section.name}.{number}"
+        if release.name != expected:
+            msg = (
+                f"release {section.name}: {release.path} holds release {release.name}, expected "
+                f"{expected}. Correct the name in the job, or move what is not of this release."
+            )
+            raise UsageError(msg)
+        recorded = release.artifact.manifest["inputs"].get("earlier revision")
+        if number and recorded != before:
+            msg = (
+                f"{release.path} is a revision of another {section.name} than the one at "
+                f"{found[0].path}, which was made anew. Delete it, and ingest again."
+            )
+            raise UsageError(msg)
+        before = release.artifact.fingerprint
     return found
 
 
@@ -263,7 +283,7 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path, str]]:
     """Every path a job reads: the setting, the path, and what it should be."""
     for section in job.release:
         name = f"release {section.name}"
-        _once(name, section.source)
+        _check_sources(name, section.source, release_path(job, section))
         for source in section.source:
             yield f"{name}: source", source, "a folder with survey files"
         if section.catalogue is not None:
@@ -284,7 +304,19 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path, str]]:
         yield "models.from", path, "the report of a finished run"
 
 
-def _once(name: str, sources: Sequence[Path]) -> None:
+def _check_sources(name: str, sources: Sequence[Path], out: Path) -> None:
+    """Folders, each once, and not the one that the release is written to."""
+    for source in sources:
+        if source.is_file():
+            msg = f"{name}: source: {source} is a file, expected a folder. Give its folder."
+            raise UsageError(msg)
+        inside = out.resolve().is_relative_to(source.resolve())
+        if inside or source.resolve().is_relative_to(out.resolve()):
+            msg = (
+                f"{name}: {out} and its source {source} lie one within the other: the next ingest "
+                "would take the release's own files for new ones. Give another --out."
+            )
+            raise UsageError(msg)
     if len({source.resolve() for source in sources}) != len(sources):
         msg = f"{name}: source names a folder twice; expected each once. Correct the job."
         raise UsageError(msg)
@@ -292,4 +324,12 @@ def _once(name: str, sources: Sequence[Path]) -> None:
 
 def stale(plan: Plan) -> list[Path]:
     """Artifacts of the run that were made from other inputs or settings than the job's."""
-    return [plan.path(name) for name, state in plan.states().items() if state == "other settings"]
+    found = [name for name, state in plan.states().items() if state == "other settings"]
+    return [plan.path(name) for name in found if _is_of(plan, name)]
+
+
+def _is_of(plan: Plan, stage: str) -> bool:
+    """Whether what is there is of this job: beside a release may lie another of such a name."""
+    kind, _, name = stage.partition(" ")
+    recorded = recorded_recipe(plan.path(stage))
+    return kind != "ingest" or recorded is None or recorded["settings"].get("name") == name

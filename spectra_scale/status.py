@@ -122,12 +122,20 @@ def _in_revisions(releases: Sequence[Release]) -> dict[str, tuple[str, str]]:
     by_path = {release.path: release for release in releases}
     facts = {}
     for release in releases:
-        family = [by_path[path] for path in revisions_of(release.path) if path in by_path]
-        later = [_keys(each) for each in family[1:]]
+        later = [_keys(by_path[path]) for path in _after(release) if path in by_path]
         keys = pa.concat_arrays([pa.array([], pa.string()), *later])
         n_old = pc.sum(pc.is_in(_keys(release), value_set=keys)).as_py() or 0
         facts[release.name] = (f"{n_old:,}", "not known")
     return facts
+
+
+def _after(release: Release) -> list[Path]:
+    """Directories of the revisions after a release or revision."""
+    base, number = release.path, 0
+    if "earlier revision" in release.artifact.manifest["inputs"]:
+        stem, _, last = base.name.rpartition(".")
+        base, number = base.with_name(stem), int(last)
+    return revisions_of(base)[number + 1 :]
 
 
 def _keys(release: Release) -> pa.Array:

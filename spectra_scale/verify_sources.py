@@ -68,9 +68,8 @@ def check_sources(release: Release, place: Place, n_rows: int | None, seed: int 
     rows = np.arange(total)
     if n_rows is not None and n_rows < total:
         rows = np.sort(np.random.default_rng(seed).choice(total, n_rows, replace=False))
-    tasks = [
-        _task(release, rows[at : at + ROWS_A_TASK]) for at in range(0, len(rows), ROWS_A_TASK)
-    ]
+    facts = read_table(release.path / "catalogue.parquet", FACTS).take(pa.array(rows))
+    tasks = [_task(release, rows, facts, at) for at in range(0, len(rows), ROWS_A_TASK)]
     work = Work("verify sources", "spectra", [len(task.rows) for task in tasks])
     problems = [each for found in place.map(_compare, tasks, work) for each in found]
     if problems:
@@ -84,12 +83,13 @@ def check_sources(release: Release, place: Place, n_rows: int | None, seed: int 
     return len(rows)
 
 
-def _task(release: Release, rows: Ints) -> _Task:
-    facts = read_table(release.path / "catalogue.parquet", FACTS).take(pa.array(rows))
+def _task(release: Release, rows: Ints, facts: pa.Table, at: int) -> _Task:
     source = release.artifact.manifest["where"]["source"]
     roots = release.roots or tuple(Path(path) for path in source)
     arrays = release.arrays.resolve() if release.has_copy else None
-    return _Task(release.path, release.grid.name, arrays, roots, rows, facts)
+    part = rows[at : at + ROWS_A_TASK]
+    table = facts.slice(at, len(part))
+    return _Task(release.path, release.grid.name, arrays, roots, part, table)
 
 
 def _compare(task: _Task) -> list[str]:

@@ -356,10 +356,11 @@ def test_two_source_folders_are_told_apart(tmp_path):
         (tmp_path / name).mkdir()
         good(tmp_path / name, fiber)
     release = ingest_release(tmp_path / "r", [tmp_path / "x", tmp_path / "y"], "made")
-    assert release.catalogue["source_file"].to_pylist() == [f"0:{name_of(1)}", f"1:{name_of(2)}"]
+    # The first folder's files keep their names when another is added.
+    assert release.catalogue["source_file"].to_pylist() == [f"1:{name_of(2)}", name_of(1)]
     spectra = release.read(slice(0, 2))
-    for row, name in enumerate("xy"):
-        k, (flux, _, _) = pixels_of_spec(tmp_path / name / name_of(row + 1))
+    for row, (name, fiber) in enumerate((("y", 2), ("x", 1))):
+        k, (flux, _, _) = pixels_of_spec(tmp_path / name / name_of(fiber))
         np.testing.assert_array_equal(spectra.flux[row, k - SDSS_FIRST_PIXEL], flux)
 
 
@@ -507,7 +508,7 @@ def real_release(real_data, tmp_path_factory):
 def test_every_real_file_is_accounted_for_and_malformed_ones_stop_nothing(real_data, real_release):
     counts, ledger = real_release.artifact.counts, real_release.ledger
     files = {
-        f"{i}:{p.relative_to(root).as_posix()}"
+        f"{'1:' * i}{p.relative_to(root).as_posix()}"
         for i, root in enumerate((real_data / "sdss", real_data / "malformed"))
         for p in root.rglob("*")
         if p.is_file()
@@ -530,14 +531,14 @@ def test_every_real_file_is_accounted_for_and_malformed_ones_stop_nothing(real_d
     # The other eight SDSS files there are whole but cut short: spectra like any other.
     assert sum(path.startswith("1:") for path in rows) == 8
     # The real plate file has flux alone, and no redshifts beside it.
-    assert bad["0:spplate/spPlate-4055-55359-0020.fits"] == "file_without_row"
+    assert bad["spplate/spPlate-4055-55359-0020.fits"] == "file_without_row"
     assert [c.problem for c in verify(real_release.path, Here()) if c.problem] == []
 
 
 def test_137_real_spectra_pass_the_papers_redshift_zwarning_and_class_cuts(real_release):
     rows = [
         r for r in real_release.catalogue.to_pylist()
-        if r["source_file"].startswith(("0:spec-lite", "0:spec-full")) and r["status"] == "kept"
+        if r["source_file"].startswith(("spec-lite", "spec-full")) and r["status"] == "kept"
     ]  # fmt: skip
     passing = [
         r for r in rows
@@ -553,8 +554,9 @@ def test_real_spectra_are_on_disk_as_astropy_reads_them(real_data, real_release)
     catalogue = real_release.catalogue.to_pylist()
     rows = [i for i, r in enumerate(catalogue) if r["status"] == "kept"][::12]
     for row in rows:
-        number, _, name = catalogue[row]["source_file"].partition(":")
-        k, (flux, ivar, _) = pixels_of_spec(roots[int(number)] / name)
+        name = catalogue[row]["source_file"]
+        root = roots[name.startswith("1:")]
+        k, (flux, ivar, _) = pixels_of_spec(root / name.removeprefix("1:"))
         at = k - SDSS_FIRST_PIXEL
         good = (ivar > 0) & np.isfinite(flux) & np.isfinite(ivar)
         mine = real_release.read(slice(row, row + 1))

@@ -153,13 +153,15 @@ def _tasks(inputs: StackInputs, out: Path, *, dust: bool) -> tuple[list[str], li
     group = max(1, -(-n_shards // MAX_TASKS))
     tasks = []
     for number, source in enumerate(inputs.releases):
+        source.check_present()
+        places = source.places()
         mine = np.flatnonzero((release == source.name) & membership.any(axis=1))
         shards = source.shards
         for start in range(0, len(shards), group):
             rows = mine[_within(row[mine], shards[start : start + group])]
             tasks.append(
                 _Task(
-                    spectra=source.rows(row[rows]),
+                    spectra=source.rows(row[rows], places),
                     objects=column(index, "sky_id")[rows],
                     redshift=column(index, "z")[rows],
                     membership=membership[rows],

@@ -115,6 +115,7 @@ def create_arrays(
     group.attrs.update(attributes)
     for spec in specs:
         if spec.name in group:
+            _check_same(path, group[spec.name], (spec, shape, layout))
             continue
         group.create_array(
             spec.name,
@@ -128,6 +129,44 @@ def create_arrays(
             dimension_names=spec.dims,
             attributes={"units": spec.unit, "description": spec.doc},
         )
+
+
+def _check_same(path: Path, found: Any, wanted: tuple[ArraySpec, tuple[int, int], Layout]) -> None:
+    """Refuse an array of another shape or layout: a task done before was another task.
+
+    Raises
+    ------
+    DamagedArtifactError
+        Naming the array.
+    """
+    spec, shape, layout = wanted
+    expected = (shape, spec.dtype, layout.shard_rows, layout.chunk_rows)
+    there = (found.shape, str(found.dtype), *(found.shards or (0,))[:1], found.chunks[0])
+    if there != expected:
+        msg = (
+            f"{path / spec.name}: found an array (shape, type, rows a shard and a chunk) {there}, "
+            f"expected {expected}. It was begun from something else: delete {path.parent}."
+        )
+        raise DamagedArtifactError(msg)
+
+
+def check_present(path: Path, list_path: Path) -> None:
+    """Look whether every shard file is there with its size: a missing one would read as zeros.
+
+    Raises
+    ------
+    DamagedArtifactError
+        Naming the first that is not.
+    """
+    for row in read_table(list_path, ["array", "shard", "bytes"]).to_pylist():
+        file = _shard_file(path, row["array"], row["shard"])
+        size = file.stat().st_size if file.is_file() else 0
+        if size != row["bytes"]:
+            msg = (
+                f"{file}: found {size} bytes, expected {row['bytes']}. The artifact is damaged: "
+                f"delete {path.parent} and run the job again."
+            )
+            raise DamagedArtifactError(msg)
 
 
 def add_coordinate(path: Path, name: str, values: NDArray[Any], unit: str) -> None:

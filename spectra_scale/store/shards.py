@@ -187,6 +187,8 @@ def _replaced(path: Path) -> Iterator[Any]:
     try:
         with os.fdopen(handle, "wb", buffering=0) as file:
             yield file
+            # A task is marked as done after this: not even a power cut may undo it.
+            os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:

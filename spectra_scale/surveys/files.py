@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectra_scale.surveys.reasons import Reason
+
+NUMBERED = re.compile(r"(\d+):")
+"""Number of a source folder before a path."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,9 +70,9 @@ def locate(roots: tuple[Path, ...], locator: str) -> Path:
     roots
         Source folders of the release.
     locator
-        Path below the folder; with several folders, their number and a colon before it.
+        Path below the first folder; of another one, its number and a colon before it.
     """
-    if len(roots) == 1:
+    match = NUMBERED.match(locator)
+    if match is None:
         return roots[0] / locator
-    number, _, relative = locator.partition(":")
-    return roots[int(number)] / relative
+    return roots[int(match[1])] / locator[match.end() :]

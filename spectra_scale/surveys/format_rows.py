@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ ROW_SCHEMA = pa.schema(
 )
 """Catalogue columns, and where the spectrum of a row is."""
 
+_RUN2D = re.compile(r"26|103|104|v\d+_\d+_\d+")
 SKY_TARGETS = ("SKY", "STANDARD", "SPECTROPHOTO_STD")
 
 
@@ -74,6 +76,12 @@ def spec_key(path: Path) -> str:
         return str(sdss_key(*(int(part) for part in match.groups()))[0])
     match = sdssv.FILE_NAME.fullmatch(path.name)
     return "" if match is None else str(sdssv_key(*(int(part) for part in match.groups()))[0])
+
+
+def sdss_reduction(path: Path) -> str:
+    """RUN2D that a folder of a spec or plate file is named by; '' if none is."""
+    names = (parent.name for parent in path.parents)
+    return next((name for name in names if _RUN2D.fullmatch(name)), "")
 
 
 def spec_rows(files: Sequence[FileIn]) -> Rows:
@@ -131,6 +139,10 @@ def _rows_of_plate(file: FileIn) -> Rows:
             (~sky & ~there, Reason.ROW_WITHOUT_FIBRE, "its fibre is not in the plate file"),
         )
         for key in column(table, "spectrum_key")[rows].tolist()
+    ]
+    lost += [
+        Lost(file.locator, "", "fibre", Reason.NO_REDSHIFT, f"fibre {fiber} has no row in spZbest")
+        for fiber in np.setdiff1d(fibers, column(table, "fiber")).tolist()
     ]
     rows = table.filter(pa.array(~sky & there))
     return _located(rows, "spplate", file.locator, column(rows, "fiber")), lost

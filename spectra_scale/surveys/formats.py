@@ -17,6 +17,7 @@ import pyarrow as pa
 from spectra_scale.spectrum.grid import DESI_NATIVE, SDSS_NATIVE
 from spectra_scale.surveys import format_rows
 from spectra_scale.surveys.block import SpectraBlock
+from spectra_scale.surveys.desi import production_of_path
 from spectra_scale.surveys.desi_coadd import read_coadd
 from spectra_scale.surveys.format_rows import ROW_SCHEMA, FileIn, Lost, Rows
 from spectra_scale.surveys.mmu import read_mmu, survey_of_file
@@ -48,6 +49,8 @@ class Format:
         Catalogue rows (`ROW_SCHEMA`) of some files from their own tables, and what is no row.
     place
         Spectrum key, or group of keys, that a file's name says it holds; empty if it does not.
+    reduction
+        RUN2D or production that the folders of a file say; empty if they do not.
     group
         Group that each row of a catalogue would be in, text, null where in none; None for
         formats whose files do not hold groups.
@@ -67,6 +70,7 @@ class Format:
     read: Callable[[Path, Ids], SpectraBlock]
     rows: Callable[[Sequence[FileIn]], Rows]
     place: Callable[[Path], str]
+    reduction: Callable[[Path], str]
     group: Callable[[pa.Table], pa.Array] | None
     id_column: str
     batch: int
@@ -107,6 +111,7 @@ _ALL = (
         read=read_spec_block,
         rows=format_rows.spec_rows,
         place=format_rows.spec_key,
+        reduction=format_rows.sdss_reduction,
         group=None,
         id_column="",
         batch=256,
@@ -120,6 +125,7 @@ _ALL = (
         read=read_plate_block,
         rows=format_rows.plate_rows,
         place=format_rows.plate_group,
+        reduction=format_rows.sdss_reduction,
         group=format_rows.plate_groups,
         id_column="fiber",
         batch=1,
@@ -134,6 +140,7 @@ _ALL = (
         read=read_coadd,
         rows=format_rows.coadd_rows,
         place=format_rows.coadd_group,
+        reduction=production_of_path,
         group=format_rows.coadd_groups,
         id_column="targetid",
         batch=8,
@@ -147,6 +154,7 @@ _ALL = (
         read=read_mmu,
         rows=format_rows.mmu_rows,
         place=_unnamed,
+        reduction=_unnamed,
         group=None,
         id_column="",
         batch=1,

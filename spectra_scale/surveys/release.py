@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from spectra_scale.errors import UsageError
 from spectra_scale.spectrum.grid import NATIVE_GRIDS, NativeGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
-from spectra_scale.store.arrays import Layout, Shard, shards_of
+from spectra_scale.store.arrays import Layout, Shard, check_present, shards_of
 from spectra_scale.store.artifact import Artifact, open_artifact
 from spectra_scale.store.lazy import lazy_array
-from spectra_scale.store.objects import column
 from spectra_scale.store.release import KIND, open_dataset, within
 from spectra_scale.store.tables import read_table
 from spectra_scale.surveys.native import PLACE, NativeRows
@@ -129,15 +128,40 @@ class Release:
             raise UsageError(msg)
         return self.arrays
 
-    def rows(self, rows: NDArray[np.int64]) -> NativeRows:
-        """Some rows to read later, small enough to send to a worker."""
+    def check_present(self) -> None:
+        """Look whether every stored shard is there: a missing one would read as zeros.
+
+        Raises
+        ------
+        DamagedArtifactError
+            Naming the first that is not.
+        """
+        if self.has_copy:
+            check_present(self.arrays, self.path / "shards.parquet")
+
+    def places(self) -> pa.Table | None:
+        """Where the spectrum of each row is (`native.PLACE`); None where they are stored."""
+        return None if self.has_copy else read_table(self.path / "catalogue.parquet", list(PLACE))
+
+    def rows(self, rows: NDArray[np.int64], places: pa.Table | None = None) -> NativeRows:
+        """Some rows to read later, small enough to send to a worker.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, ascending.
+        places
+            `places()`, for who asks more than once.
+        """
         chunk_rows = self.layout.chunk_rows
         if self.has_copy:
             return NativeRows(self.grid, rows, chunk_rows, self.arrays.resolve())
         roots = self.roots or tuple(Path(p) for p in self.artifact.manifest["where"]["source"])
-        places = read_table(self.path / "catalogue.parquet", list(PLACE)).take(pa.array(rows))
+        all_ = self.places() if places is None else places
+        assert all_ is not None
+        mine = all_.take(pa.array(rows))
         folders = tuple(root.resolve() for root in roots)
-        return NativeRows(self.grid, rows, chunk_rows, None, places, folders)
+        return NativeRows(self.grid, rows, chunk_rows, None, mine, folders)
 
     def read(self, rows: slice | NDArray[np.int64]) -> ObservedSpectra:
         """Read native spectra.
@@ -153,8 +177,10 @@ class Release:
             Without a copy: if a survey file is gone, or is another than it was.
         """
         numbers = np.arange(self.n_rows)[rows]
-        keys = read_table(self.path / "catalogue.parquet", ["spectrum_key"])
-        return self.rows(numbers).read(slice(None), column(keys, "spectrum_key")[numbers])
+        keys = read_table(self.path / "catalogue.parquet", ["spectrum_key"])["spectrum_key"]
+        names = np.array(keys.take(pa.array(numbers)).to_pylist(), dtype=object)
+        self.check_present()
+        return self.rows(numbers).read(slice(None), names)
 
     def get(self, spectrum_key: str) -> ObservedSpectra:
         """One spectrum by its key.

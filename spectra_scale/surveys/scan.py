@@ -43,11 +43,10 @@ class Scan:
     others: tuple[OtherFile, ...]
 
     def files(self) -> Iterator[SourceFile]:
-        """Every file, once."""
-        for spectrum in self.spectra:
-            yield spectrum.file
-            if spectrum.redshifts is not None:
-                yield spectrum.redshifts
+        """Every file, once: two packings of a coadd have one file of redshifts."""
+        partners = (s.redshifts for s in self.spectra if s.redshifts is not None)
+        yield from (spectrum.file for spectrum in self.spectra)
+        yield from dict.fromkeys(partners)
         yield from self.catalogues
         yield from self.line_catalogues
         for other in self.others:
@@ -104,10 +103,11 @@ def scan(folders: Path | Sequence[Path], survey: str = "auto") -> Scan:
             tables[found].append(file)
     chosen = _survey(roots, spectra, others, survey)
     others += [_of_another(each, chosen) for each in spectra if _survey_of(each) != chosen]
+    strangers = {each.redshifts: each for each in spectra if _survey_of(each) != chosen}
     others += [
-        OtherFile(each.redshifts, Reason.OTHER_SURVEY, f"redshifts of {each.file.relative}")
-        for each in spectra
-        if _survey_of(each) != chosen and each.redshifts is not None
+        OtherFile(file, Reason.OTHER_SURVEY, f"redshifts of {each.file.relative}")
+        for file, each in strangers.items()
+        if file is not None
     ]
     mine = tuple(each for each in spectra if _survey_of(each) == chosen)
     log.info("scanned files=%d spectra=%d", len(files), len(mine))

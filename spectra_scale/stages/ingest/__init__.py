@@ -31,7 +31,7 @@ from spectra_scale.stages.ingest.revisions import (
     revision_path,
     revisions_of,
 )
-from spectra_scale.stages.ingest.rows import Earlier, Found, rows_of
+from spectra_scale.stages.ingest.rows import Found, rows_of
 from spectra_scale.store.arrays import (
     Layout,
     Shard,
@@ -97,11 +97,11 @@ def _run(piece: Piece, config: IngestSection, place: Place) -> Artifact:
         shutil.rmtree(parts, ignore_errors=True)
         return done
     stamps = _begin_parts(piece, parts)
-    found = rows_of(piece.inventory, config, Earlier.of(piece.earlier), place, parts)
+    found = rows_of(piece, config, place, parts)
     limit = int(recipe.settings.get("limit", found.rows.num_rows))
-    counts: dict[str, Any] = dict(found.counts)
+    counts: dict[str, Any] = {"files in": piece.listing.num_rows} | found.counts
     counts["rows beyond --limit"] = max(found.rows.num_rows - limit, 0)
-    _check_files(counts, found, piece.inventory)
+    _check_files(counts, found, piece)
     rows = found.rows.slice(0, limit)
     if rows.num_rows == 0 and not piece.earlier:
         raise SpectraScaleError(_no_rows(piece, found.ledger))
@@ -207,16 +207,22 @@ def _counts(rows: pa.Table, ledger: pa.Table) -> dict[str, Any]:
     }
 
 
-def _check_files(counts: dict[str, Any], found: Found, inventory: Inventory) -> None:
-    """Every file of the folders has a row, a line in the ledger, or is another's redshift file."""
+def _check_files(counts: dict[str, Any], found: Found, piece: Piece) -> None:
+    """Every listed file has a row, a line in the ledger, or is the redshift file of one.
+
+    Rows may also come from files that an earlier revision lists.
+    """
+    listed = set(piece.listing["path"].to_pylist())
     named = files_named(found.rows, found.ledger)
-    redshifts = [each.redshifts for each in inventory.files.spectra if each.redshifts is not None]
-    named |= {inventory.locator(file) for file in redshifts}
-    counts["redshift files"] = len(redshifts)
-    if counts["files in"] != len(named):
+    inventory = piece.inventory
+    redshifts = {inventory.locator(each.redshifts) for each in inventory.files.spectra
+                 if each.redshifts is not None}  # fmt: skip
+    counts["redshift files"] = len(redshifts & listed - named)
+    lost = listed - named - redshifts
+    if lost:
         msg = (
-            f"files do not add up: {counts['files in']} in, {len(named)} accounted for. This is "
-            "a bug: nothing was committed. Please report it."
+            f"files do not add up: of {len(listed)} files, {len(lost)} are accounted for nowhere, "
+            f"the first {min(lost)}. This is a bug: nothing was committed. Please report it."
         )
         raise SpectraScaleError(msg)
 

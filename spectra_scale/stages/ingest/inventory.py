@@ -12,9 +12,8 @@ import pyarrow as pa
 from spectra_scale.config import ReleaseSection
 from spectra_scale.spectrum.grid import NativeGrid
 from spectra_scale.store.schema import FILES
-from spectra_scale.surveys.files import OtherFile, SourceFile, SpectrumFile, locate
-from spectra_scale.surveys.formats import SURVEY_GRIDS, FileIn
-from spectra_scale.surveys.reasons import Reason
+from spectra_scale.surveys.files import NUMBERED, SourceFile, SpectrumFile, locate
+from spectra_scale.surveys.formats import FORMATS, SURVEY_GRIDS, FileIn
 from spectra_scale.surveys.scan import Scan, scan
 
 #: Size of a file that cannot be looked at, such as a link to nothing.
@@ -47,11 +46,13 @@ class Inventory:
     def locator(self, file: SourceFile) -> str:
         """A file's name in the catalogue and the ledger: its path below its folder.
 
-        With several folders, their number in the job stands before it.
+        Of a folder after the first its number stands before it, so that names stay when a folder
+        is added.
         """
         # A name that is no UTF-8 cannot stand in a table: such a file is refused (recognise).
         name = os.fsencode(file.relative).decode("utf-8", "backslashreplace")
-        return name if len(self.roots) == 1 else f"{self.roots.index(file.root)}:{name}"
+        number = self.roots.index(file.root)
+        return name if number == 0 and not NUMBERED.match(name) else f"{number}:{name}"
 
     def path(self, locator: str) -> Path:
         """A file by its locator."""
@@ -79,24 +80,54 @@ class Inventory:
         """Size and time of change of some files: what tells that one was replaced."""
         return {locator: stamp_of(self.path(locator)) for locator in locators}
 
-    def only(self, locators: Collection[str]) -> Inventory:
-        """The same folders, with some of the files alone."""
-        kept: list[SpectrumFile] = []
-        others = [each for each in self.files.others if self.locator(each.file) in locators]
-        for each in self.files.spectra:
-            if self.locator(each.file) in locators:
-                kept.append(each)
-            elif each.redshifts is not None and self.locator(each.redshifts) in locators:
-                message = f"redshifts of {each.file.relative}, which an earlier revision holds"
-                others.append(OtherFile(each.redshifts, Reason.NOT_A_SPECTRUM, message))
+    def only(
+        self, spectra: Collection[str], others: Collection[str], redshifts: Collection[str]
+    ) -> Inventory:
+        """The same folders, with some of the files alone.
+
+        Parameters
+        ----------
+        spectra, others
+            Spectrum files that stay, and tables and side files that do.
+        redshifts
+            Redshift files that are known; a spectrum file whose own is not has none.
+        """
+
+        def known(each: SpectrumFile) -> SpectrumFile:
+            there = each.redshifts is not None and self.locator(each.redshifts) in redshifts
+            return each if there else replace(each, redshifts=None)
+
+        locators = others
         files = replace(
             self.files,
-            spectra=tuple(kept),
+            spectra=tuple(
+                known(each) for each in self.files.spectra if self.locator(each.file) in spectra
+            ),
             catalogues=self._some(self.files.catalogues, locators),
             line_catalogues=self._some(self.files.line_catalogues, locators),
-            others=tuple(sorted(others)),
+            others=tuple(
+                each for each in self.files.others if self.locator(each.file) in locators
+            ),
         )
         return replace(self, files=files)
+
+    def fresh(self, locators: Collection[str]) -> set[str]:
+        """Spectrum files that are among some files, or whose redshift files are."""
+        found = set()
+        for each in self.files.spectra:
+            name = self.locator(each.file)
+            partner = None if each.redshifts is None else self.locator(each.redshifts)
+            if name in locators or partner in locators:
+                found.add(name)
+        return found
+
+    def groups(self) -> set[str]:
+        """Files of many spectra, of which a catalogue may take some now and more later."""
+        return {
+            self.locator(each.file)
+            for each in self.files.spectra
+            if not FORMATS[each.format].single
+        }
 
     def _some(
         self, files: Iterable[SourceFile], locators: Collection[str]

@@ -74,3 +74,8 @@ def by_reason(ledger: pa.Table) -> dict[str, int]:
         return {}
     groups = ledger.group_by(["kind", "reason"]).aggregate([([], "count_all")]).to_pylist()
     return dict(sorted((f"{g['kind']}: {g['reason']}", int(g["count_all"])) for g in groups))
+
+
+def flat(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

@@ -101,6 +101,8 @@ def run(
     if done:
         shutil.rmtree(out / PARTS, ignore_errors=True)
         return done
+    for release in inputs.releases:
+        release.check_present()
     selections = [select_rows(i, r, config) for i, r in enumerate(inputs.releases)]
     tasks = _rest_tasks(inputs, selections, config, out)
     work = Work("prepare (rest frame)", "spectra", [task.n_rows for task in tasks])
@@ -146,15 +148,17 @@ def _rest_tasks(
 ) -> list[RestTask]:
     tasks = []
     for number, (release, cuts) in enumerate(zip(inputs.releases, selections, strict=True)):
+        places = release.places()
         for shard in release.shards:
-            inside = (cuts.rows >= shard.start) & (cuts.rows < shard.stop)
+            low, high = np.searchsorted(cuts.rows, (shard.start, shard.stop))
+            inside = slice(int(low), int(high))
             tasks.append(
                 RestTask(
                     release=release.name,
-                    spectra=release.rows(cuts.rows[inside]),
+                    spectra=release.rows(cuts.rows[inside], places),
                     redshift=cuts.redshift[inside],
                     extinction=cuts.extinction[inside] if config.deredden else None,
-                    keys=cuts.table["spectrum_key"].take(pa.array(np.flatnonzero(inside))),
+                    keys=cuts.table["spectrum_key"].slice(inside.start, high - low),
                     part=out.resolve() / PARTS / f"{number:03d}-{shard.index:06d}",
                 )
             )
@@ -200,8 +204,10 @@ def _superseded(kept: pa.Table, releases: Sequence[Release]) -> NDArray[np.bool_
         mine = np.flatnonzero(names == release.name)
         keys = kept["spectrum_key"].take(pa.array(mine))
         old[mine] = pc.is_in(keys, value_set=later).to_numpy()
-        theirs = read_table(release.path / "catalogue.parquet", ["spectrum_key"])["spectrum_key"]
-        later = pa.concat_arrays([later, theirs.combine_chunks()])
+        theirs = read_table(release.path / "catalogue.parquet", ["spectrum_key", "status"])
+        # A spectrum that could not be read says nothing of the one before.
+        theirs = theirs.filter(pc.equal(theirs["status"], "kept"))
+        later = pa.concat_arrays([later, theirs["spectrum_key"].combine_chunks()])
     return old
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +66,21 @@ def pack(
     add_coordinate(arrays, "wavelength", grid.centres, "Angstrom")
     shards = shards_of(n_rows, layout.shard_rows)
     work = Work("prepare (pack)", "spectra", [shard.n_rows for shard in shards])
-    written = place.map(partial(_pack_shard, arrays, tuple(parts)), shards, work)
+    tasks = [(shard, _overlapping(parts, shard)) for shard in shards]
+    written = place.map(partial(_pack_shard, arrays), tasks, work)
     listed = pa.Table.from_pylist([fact for facts in written for fact in facts], SHARDS.arrow())
     publish_arrays(arrays, listed, out / "shards.parquet")
 
 
-def _pack_shard(arrays: Path, parts: Sequence[Part], shard: Shard) -> list[dict[str, Any]]:
+def _overlapping(parts: Sequence[Part], shard: Shard) -> tuple[Part, ...]:
+    ends = [part.stop for part in parts]
+    first = bisect_right(ends, shard.start)
+    return tuple(takewhile(lambda part: part.start < shard.stop, parts[first:]))
+
+
+def _pack_shard(arrays: Path, task: tuple[Shard, tuple[Part, ...]]) -> list[dict[str, Any]]:
     """Write one shard of both arrays; its lines of the shard list come back."""
+    shard, parts = task
     written = []
     for name in ("flux", "ivar"):
         pieces: list[NDArray[np.float32]] = []

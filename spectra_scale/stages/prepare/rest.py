@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,12 @@ def _make(config: PrepareSection, task: RestTask) -> None:
         tables.append(_kept_table(task, part, good, quality))
         dropped.append(_dropped_table(task, part, first, found))
     empty = np.empty((0, config.n_pixels), dtype=np.float32)
-    np.save(task.part / "flux.npy", np.concatenate([empty, *fluxes]))
-    np.save(task.part / "ivar.npy", np.concatenate([empty, *ivars]))
+    for name, arrays in (("flux", fluxes), ("ivar", ivars)):
+        with (task.part / f"{name}.npy").open("wb") as file:
+            np.save(file, np.concatenate([empty, *arrays]))
+            # `kept` marks the task as done: not even a power cut may undo it.
+            file.flush()
+            os.fsync(file.fileno())
     write_table(task.dropped, pa.concat_tables([DROPPED.arrow().empty_table(), *dropped]))
     write_table(task.kept, pa.concat_tables([_kept_table(task, slice(0, 0), None, None), *tables]))
 
