@@ -13,6 +13,7 @@ from spectra_scale.mock.observation import observe_plate
 from spectra_scale.mock.plan import plan
 from spectra_scale.mock.scene import look
 from spectra_scale.mock.settings import MockSettings
+from spectra_scale.spectrum.grid import native_edges
 
 PLATES = MockSettings(
     n_spectra=200, n_spec_files=0, boss_fraction=0.0, repeat_fraction=0.1, seed=4
@@ -52,7 +53,7 @@ def test_dereddening_by_the_catalogue_s_value_gives_the_light_before_the_dust():
     first, n_pixels = 35_800, 3800
     log_wave = 1e-4 * (first + np.arange(n_pixels))
     seen = scene.render(log_wave, np.full(n_pixels, 69.0))
-    back = seen * dereddening(scene.excess, first, n_pixels)
+    back = seen * dereddening(scene.excess, native_edges(first, n_pixels))
     plain = look(task, PLATES)
     object.__setattr__(plain, "excess", np.zeros_like(scene.excess))
     # Float32 of the light; a pixel's centre is where both take the curve.

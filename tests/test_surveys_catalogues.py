@@ -322,10 +322,6 @@ def test_one_row_and_many_rows_of_sdssv_are_made_canonical_alike(tmp_path, colum
                 assert a == b, column.name
 
 
-def test_names_of_sdssv_are_the_same_for_one_row_and_for_many():
-    assert dict(sdssv.COLUMNS) == dict(SDSSV_MAP.columns)
-
-
 def test_a_catalogid_that_is_null_is_no_name(tmp_path):
     ids = SPALL["CATALOGID"].copy()
     ids[1] = -999
