@@ -268,7 +268,9 @@ def _has_end(buffer: bytes, at: int) -> bool:
 
 def _data_size(leading: Mapping[str, str], header: bytes) -> int:
     def number(key: str, default: str | None = None) -> int:
-        text = leading.get(key) or card_value(header, key) or default
+        text = leading.get(key)
+        if text is None:
+            text = card_value(header, key) or default
         if text is None or not text.lstrip("-").isdecimal():
             raise UnsureError(key)
         return int(text)
