@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -210,10 +210,15 @@ def _checked_plan(job: Job) -> Plan:
 
 
 class _RunLog(logging.FileHandler):
-    """The log of a run."""
+    """The log of a run, which says nothing of a full disk: what fills it says so itself."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Pass over a line that cannot be written: what fills a disk says so itself."""
+        """Pass over a line that cannot be written."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines can be written."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

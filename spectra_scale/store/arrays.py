@@ -7,6 +7,7 @@ zeros, so the shards of a finished artifact are listed with their checksums.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 
 from spectra_scale.errors import DamagedArtifactError
+from spectra_scale.provenance import naming
 from spectra_scale.store.schema import SHARDS, ArraySpec
 from spectra_scale.store.shards import (
     CODEC,
@@ -111,6 +113,17 @@ def create_arrays(
     attributes
         Attributes of the group.
     """
+    with naming(path):
+        _create(path, specs, shape, layout, attributes)
+
+
+def _create(
+    path: Path,
+    specs: Sequence[ArraySpec],
+    shape: tuple[int, int],
+    layout: Layout,
+    attributes: dict[str, Any],
+) -> None:
     group = zarr.open_group(path, mode="a", use_consolidated=False)
     group.attrs.update(attributes)
     for spec in specs:
@@ -171,14 +184,28 @@ def check_present(path: Path, list_path: Path) -> None:
 
 def add_coordinate(path: Path, name: str, values: NDArray[Any], unit: str) -> None:
     """Add a one-dimensional coordinate array (for instance `wavelength`) to a group."""
-    group = zarr.open_group(path, mode="a", use_consolidated=False)
-    if name not in group:
-        group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=values.shape,
-            dimension_names=(name,), attributes={"units": unit},
-        )  # fmt: skip
-    # Written again when resumed: a killed run may have left the array without its values.
-    open_array(path, name, "r+")[:] = values
+    with naming(path / name):
+        group = zarr.open_group(path, mode="a", use_consolidated=False)
+        if name not in group:
+            group.create_array(
+                name, shape=values.shape, dtype=values.dtype, chunks=values.shape,
+                dimension_names=(name,), attributes={"units": unit},
+            )  # fmt: skip
+        # Written again when resumed: a killed run may have left the array without its values.
+        open_array(path, name, "r+")[:] = values
+
+
+def save_array(path: Path, values: NDArray[Any]) -> None:
+    """Write an ``.npy`` file, as `numpy.save`, whose errors do not say what the system said."""
+    values = np.ascontiguousarray(values)
+    with naming(path), path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, np.lib.format.header_data_from_array_1_0(values)
+        )
+        file.write(values.data)
+        file.flush()
+        # A task is marked as done after this: not even a power cut may undo it.
+        os.fsync(file.fileno())
 
 
 def open_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
@@ -217,7 +244,8 @@ def write_shard(path: Path, name: str, shard: Shard, values: NDArray[Any]) -> di
     if isinstance(array, ShardedArray):
         found = write_shard_file(array, shard.start // shard_rows, values)
         return _fact(name, shard, *found)
-    array[shard.rows] = values
+    with naming(path / name):
+        array[shard.rows] = values
     return _fact_of_file(path, name, shard)
 
 
@@ -295,7 +323,7 @@ def publish_arrays(path: Path, listed: pa.Table, list_path: Path) -> None:
     """
     listed = listed.sort_by([("array", "ascending"), ("shard", "ascending")])
     write_table(list_path, listed.combine_chunks())
-    with warnings.catch_warnings():
+    with naming(path), warnings.catch_warnings():
         # zarr warns that v3 does not specify consolidated metadata yet; xarray reads it, and our
         # own readers do without.
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)

@@ -24,6 +24,7 @@ from numcodecs.blosc import SHUFFLE, Blosc
 from numpy.typing import NDArray
 
 from spectra_scale.errors import DamagedArtifactError
+from spectra_scale.provenance import naming
 
 Array = NDArray[Any]
 
@@ -185,8 +186,10 @@ def _replaced(path: Path) -> Iterator[Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb", buffering=0) as file:
+        # Buffered: a raw file may take a part of what it is given, and not say so.
+        with naming(path), os.fdopen(handle, "wb") as file:
             yield file
+            file.flush()
             # A task is marked as done after this: not even a power cut may undo it.
             os.fsync(file.fileno())
         Path(name).chmod(0o644)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.observed import ObservedSpectra
 from spectra_scale.spectrum.preprocess import Preprocess, to_rest_frame
 from spectra_scale.spectrum.quality import Quality
+from spectra_scale.store.arrays import save_array
 from spectra_scale.store.schema import DROPPED
 from spectra_scale.store.tables import read_table, write_table
 from spectra_scale.surveys.native import Buffers, NativeRows
@@ -92,12 +92,8 @@ def _make(config: PrepareSection, task: RestTask) -> None:
         tables.append(_kept_table(task, part, good, quality))
         dropped.append(_dropped_table(task, part, first, found))
     empty = np.empty((0, config.n_pixels), dtype=np.float32)
-    for name, arrays in (("flux", fluxes), ("ivar", ivars)):
-        with (task.part / f"{name}.npy").open("wb") as file:
-            np.save(file, np.concatenate([empty, *arrays]))
-            # `kept` marks the task as done: not even a power cut may undo it.
-            file.flush()
-            os.fsync(file.fileno())
+    save_array(task.part / "flux.npy", np.concatenate([empty, *fluxes]))
+    save_array(task.part / "ivar.npy", np.concatenate([empty, *ivars]))
     write_table(task.dropped, pa.concat_tables([DROPPED.arrow().empty_table(), *dropped]))
     write_table(task.kept, pa.concat_tables([_kept_table(task, slice(0, 0), None, None), *tables]))
 
