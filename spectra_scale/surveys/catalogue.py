@@ -263,7 +263,11 @@ def _made(
 
 def _values(source: Source, name: str, start: int, stop: int) -> Array:
     if isinstance(source.holder, pa.Table):
-        column = source.holder.column(source.names[name.lower()])[start:stop]
+        try:
+            column = source.holder.column(source.names[name.lower()])[start:stop]
+        except KeyError as error:
+            msg = f"{source.path}: column {name} cannot be read: {error}. Export the table again."
+            raise SpectraScaleError(msg) from error
         if pa.types.is_integer(column.type) and column.null_count:
             # As floats, which is what Arrow makes of them, ids would lose their last digits.
             held = column.combine_chunks()

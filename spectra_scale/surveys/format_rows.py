@@ -20,7 +20,8 @@ from spectra_scale.surveys.canonical import CATALOGUE_SCHEMA
 from spectra_scale.surveys.desi import coadd_name
 from spectra_scale.surveys.desi_redshift import rows_of_coadd
 from spectra_scale.surveys.reasons import Reason
-from spectra_scale.surveys.sdss_plate import PLATE_NAME, read_plate, read_zbest
+from spectra_scale.surveys.sdss_plate import PLATE_NAME, read_zbest
+from spectra_scale.surveys.sdss_plate_file import open_plate
 from spectra_scale.surveys.sdss_spec import FILE_NAME, read_spec
 
 ROW_SCHEMA = pa.schema(
@@ -128,7 +129,7 @@ def _rows_of_plate(file: FileIn) -> Rows:
         message = "no spZbest file beside it or in a RUN1D folder: redshifts are not known"
         return _no_rows(), [Lost(file.locator, "", "file", Reason.FILE_WITHOUT_ROW, message)]
     table = read_zbest(file.redshifts, file.path)
-    fibers = read_plate(file.path).fiber
+    fibers = open_plate(file.path).fiber
     target = column(table, "targettype")
     sky = np.isin(target.astype(str), SKY_TARGETS)
     there = np.isin(column(table, "fiber"), fibers)
