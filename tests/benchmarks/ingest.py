@@ -5,7 +5,8 @@
 Prints a table and, as its last line, one JSON object: rebin_per_s, rebin_vs_spectres_numba and
 rebin_vs_specutils (3800 to 1000 pixels with ivar and mask); spec_lite_per_s and
 spec_lite_vs_fitsio (files with their catalogue row, warm cache); spplate_per_s and desi_per_s
-(spectra of one file, read and checked); ingest_per_s (plate files to a release: read, compress,
+(spectra of one file, read and checked; ..._vs_bare: beside images that are mapped and turned to
+native byte order, and nothing else); ingest_per_s (plate files to a release: read, compress,
 write) and prepare_per_s (release to sample: read, rebin, write); rss_ratio (peak memory of both
 with all rows over that with 1,000); two_worker_speedup (wall time of both with one worker over
 that with two). Rates are per CPU-second, all threads counted. 100,000 rows, with --quick 10,000.
@@ -31,6 +32,7 @@ from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+from astropy.io import fits  # noqa: E402
 from ingest_data import write_coadd, write_plates, write_spplate  # noqa: E402
 from read_spec import DEFAULT, READERS, rate  # noqa: E402
 
@@ -143,10 +145,28 @@ def file_rates(work: Path, *, quick: bool) -> dict[str, float]:
     plate = write_spplate(work / "spPlate-4055-55359.fits")
     coadd = write_coadd(work / "coadd-main-dark-9144.fits", 250 if quick else 500)
     n_coadd = len(read_coadd(coadd))
+    spplate = best_rate(640, lambda: read_plate_block(plate, fibers), rounds)
+    desi = best_rate(n_coadd, lambda: read_coadd(coadd), rounds)
+    arms = [f"{arm}_{name}" for arm in "BRZ" for name in ("FLUX", "IVAR", "MASK")]
+    bare_plate, bare_coadd = bare_reader(plate, [0, 1, 2]), bare_reader(coadd, arms)
     return {
-        "spplate_per_s": best_rate(640, lambda: read_plate_block(plate, fibers), rounds),
-        "desi_per_s": best_rate(n_coadd, lambda: read_coadd(coadd), rounds),
+        "spplate_per_s": spplate,
+        "desi_per_s": desi,
+        "spplate_vs_bare": spplate / best_rate(640, bare_plate, rounds),
+        "desi_vs_bare": desi / best_rate(n_coadd, bare_coadd, rounds),
     }
+
+
+def bare_reader(path: Path, hdus: list[int] | list[str]) -> Callable[[], None]:
+    """The least that a reader can do: images at known places, to native byte order, unchecked."""
+    with fits.open(path) as opened:
+        places = [(opened[i].fileinfo()["datLoc"], opened[i].shape) for i in hdus]
+
+    def read() -> None:
+        for start, shape in places:
+            np.memmap(path, ">f4", "r", start, shape).astype("f4")
+
+    return read
 
 
 def stage_rates(work: Path, n_rows: int) -> dict[str, float]:
