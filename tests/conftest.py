@@ -16,6 +16,9 @@ from spectra_scale.compute.place import Here, Place, open_place
 from spectra_scale.config import ComputeSection, Job
 
 if TYPE_CHECKING:
+    from kill_harness import Nursery
+    from kill_scenes import Scenes
+
     from spectra_scale.store.run import Run
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -51,6 +54,23 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"report: {folder / 'run' / 'report' / 'index.html'}\n"
     return TinyRun(folder, job_of(tiny_job(folder)), open_run(folder / "run"))
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """A process that bears others which are to be killed."""
+    from kill_harness import Nursery
+
+    with Nursery() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def scenes(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+    """What such processes do."""
+    from kill_scenes import Scenes
+
+    return Scenes(nursery, tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture
