@@ -147,6 +147,8 @@ def _redshifts(file: DesiFile) -> tuple[Table, Ids]:
 
 
 def _ids(table: Table, path: Path) -> Ids:
+    if "TARGETID" not in table:
+        raise BadSpectrumError(Reason.MISSING_COLUMN, "a table has no column TARGETID", path)
     try:
         ids, bad = integers(table.column("TARGETID"), "TARGETID", "int64")
     except (UnusableColumnError, UnsureError) as error:

@@ -58,6 +58,9 @@ _MAX_HEADER = 400 * BLOCK  # the longest header of the real files has 18 blocks
 _LEADING = 8 * CARD  # SIMPLE or XTENSION to TFIELDS
 IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _AT_ONCE = 12 * BLOCK  # read of a file at a time while the end of a header is looked for
+# They stand among the first eight, but for the higher of many axes.
+_MANDATORY = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2")
+_SIMPLE = b"SIMPLE  =%21s" % b"T"
 _NO_DATA = b"NAXIS   =                    0"
 
 
@@ -186,7 +189,7 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
 
 
 def _check_header(header: bytes) -> None:
-    if not header.isascii() or header[:9] not in {b"SIMPLE  =", b"XTENSION="}:
+    if not header.isascii() or not header.startswith((_SIMPLE, b"XTENSION=")):
         msg = "header"
         raise UnsureError(msg)
 
@@ -197,11 +200,20 @@ def _hdu(buffer: Buffer, start: int, header: bytes, rest: Cards) -> Hdu:
         # As of all primary HDUs of spectrum files.
         size, name = 0, "" if start == 0 else rest.made_by(_name)
     else:
+        rest.made_by(_check_not_repeated)
         leading, known_size = _leading(header[:_LEADING])
         size = _data_size(leading, header) if known_size is None else known_size
         # The primary HDU is found by its place.
         name = "" if start == 0 else leading.get("EXTNAME", "").upper() or rest.made_by(_name)
     return Hdu(buffer, start, start + len(header), size, header, name, leading, rest)
+
+
+def _check_not_repeated(header: bytes) -> None:
+    """What a mandatory card says twice is indeterminate (FITS standard 4.0, section 4.1.2.1)."""
+    for key in _MANDATORY:
+        if card_value(header, key) is not None:
+            msg = f"a second {key}"
+            raise UnsureError(msg)
 
 
 def _name(header: bytes) -> str:

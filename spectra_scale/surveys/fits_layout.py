@@ -184,6 +184,9 @@ def layout_of(cards: bytes) -> Layout:
     # A compressed table has the form of its parts, the names of the whole.
     if any(len(_places(cards, word)) for word in ("ZFORM", "ZTABLE", "ZIMAGE")):
         raise UnsureError(PACKED)
+    if any(len(_places(cards, word)) for word in ("PCOUNT", "GCOUNT", "TFIELDS")):
+        msg = "a second PCOUNT, GCOUNT or TFIELDS, or one not in its place"
+        raise UnsureError(msg)
     names, twice = _names(_numbered(cards, "TTYPE", n_columns))
     forms = [_form(raw) for raw in _numbered(cards, "TFORM", n_columns)]
     offsets = [*accumulate([form[2] for form in forms], initial=0)]

@@ -155,7 +155,10 @@ class RawTable:
         return [row.view(kind) for row, kind in zip(found, kinds, strict=True)]
 
     def _usable(self, name: str) -> int:
-        number = self.layout.names[name.lower()]
+        number = self.layout.names.get(name.lower())
+        if number is None:
+            msg = f"no column {name}"
+            raise UnsureError(msg)
         if number in self.layout.unusable:
             raise UnsureError(self.layout.unusable[number])
         return number
@@ -189,7 +192,8 @@ class RawTable:
         at += self.layout.offsets[number]
         row_bytes = self.layout.offsets[-1]
         if letter == "A":
-            return _text(np.ndarray((n,), f"S{repeat}", rows, at, (row_bytes,)))
+            letters: Array = np.ndarray((n, repeat), np.uint8, rows, at, (row_bytes, 1))
+            return _text(np.ndarray((n,), f"S{repeat}", rows, at, (row_bytes,)), letters)
         view: Array = np.ndarray((n, repeat), kind, rows, at, (row_bytes, size))
         view = view[:, 0] if repeat == 1 else view
         if letter == "L":
@@ -233,7 +237,10 @@ def _string(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("latin-1").strip()
 
 
-def _text(raw: Array) -> Array:
+def _text(raw: Array, letters: Array) -> Array:
+    # A NUL ends a text, whatever stands behind it.
+    if ((letters[:, :-1] == 0) & (letters[:, 1:] != 0)).any():
+        raw = np.array([each.partition(b"\0")[0] for each in raw.tolist()], raw.dtype)
     try:
         return np.char.strip(raw.astype(f"U{raw.dtype.itemsize}"))
     except UnicodeDecodeError:
