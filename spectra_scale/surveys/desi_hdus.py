@@ -259,8 +259,8 @@ def _header(path: Path, buffer: Buffer, start: int) -> bytes:
     while len(blocks) * BLOCK < _MAX_HEADER:
         at = start + len(blocks) * BLOCK
         block = buffer[at : at + BLOCK]
-        if not blocks and not block.strip(b"\0 "):
-            break  # the end, or padding after it
+        if not blocks and (not block.strip(b"\0 ") or (start and block.startswith(_MAGIC))):
+            break  # the end, padding after it, or another file
         blocks.append(block)
         if len(block) < BLOCK:
             message = f"ends within the header at byte {start}: fetch the file again"

@@ -166,7 +166,7 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
     Returns
     -------
     Hdu or None
-        None at the end of the file.
+        None at the end of the file, or of the FITS in it: another file may be behind it.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
             _check_header(header[:_LEADING])
             return _hdu(buffer, start, header, rest)
     header = _header(buffer, start)
-    if not header:
+    if not header or (start and header.startswith(b"SIMPLE  =")):
         return None
     _check_header(header)
     # A primary header is another in every file.

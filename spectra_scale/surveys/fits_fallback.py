@@ -230,7 +230,7 @@ def astropy_hdus(source: Buffer, n: int, images: Collection[int] = ()) -> list[A
         fits.open(stream_of(source), memmap=False, lazy_load_hdus=True) as hdus,
     ):
         for index in range(n):
-            if index and not _has(hdus, index):
+            if index and (not _has(hdus, index) or isinstance(hdus[index], fits.PrimaryHDU)):
                 break
             found.append(_hdu(hdus[index], image=index in images))
     return found
@@ -312,7 +312,8 @@ def _has(hdus: fits.HDUList, index: int) -> bool:
 
 
 def _hdu(hdu: fits.hdu.base.ExtensionHDU, *, image: bool) -> AstropyHdu:
-    name = str(hdu.header.get("EXTNAME", "")).strip().upper()
+    given = hdu.header.get("EXTNAME", "")
+    name = given.strip().upper() if isinstance(given, str) else ""
     pixels = None
     # Tiled images are for `fits_unpack`: the code that unpacks them may kill the process.
     plain = hdu.is_image and not isinstance(hdu, fits.CompImageHDU)
