@@ -150,6 +150,16 @@ def known_integers(values: Array, name: str, dtype: str, unknown: int) -> Array:
     return np.asarray(np.where(bad, np.array(unknown, dtype), numbers))
 
 
+def repeated(ids: Array) -> Array:
+    """Ids that stand in more than one row, each once.
+
+    In a file of one plate or healpixel each id is of one spectrum: one that is there twice is
+    damaged, as by one flipped bit, and which of the two rows is its cannot be told.
+    """
+    found, counts = np.unique(ids, return_counts=True)
+    return np.asarray(found[counts > 1])
+
+
 def flags(values: Array, name: str) -> Array:
     """Yes and no of a column as int8 1 and 0, whatever they are written as; -1 if unknown.
 

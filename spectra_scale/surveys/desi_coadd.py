@@ -17,9 +17,10 @@ import numpy.typing as npt
 from spectra_scale.spectrum.arms_kernels import COUNTS, add_masks, combine_overlap, make_usable
 from spectra_scale.spectrum.grid import DESI_NATIVE
 from spectra_scale.surveys.block import SpectraBlock
+from spectra_scale.surveys.canonical_values import repeated
 from spectra_scale.surveys.desi import place_of
 from spectra_scale.surveys.desi_arms import ARMS, Arm, Bits, Ids, Image, arms_of, target_ids
-from spectra_scale.surveys.desi_hdus import open_desi, repeated_ids, rows_for
+from spectra_scale.surveys.desi_hdus import open_desi, rows_for
 from spectra_scale.surveys.reasons import Reason
 
 Out = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.uint32]]
@@ -82,7 +83,7 @@ def read_coadd(
         held = target_ids(file)
         arms = arms_of(file, len(held))
         wanted = held if ids is None else np.atleast_1d(np.asarray(ids)).astype(np.int64)
-        twice = np.isin(wanted, repeated_ids(held))
+        twice = np.isin(wanted, repeated(held))
         rows = np.arange(len(held)) if ids is None else rows_for(held, wanted)
         rows[twice] = -1
         found = _spectra(arms, rows, out)

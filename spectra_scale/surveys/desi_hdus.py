@@ -317,20 +317,3 @@ def rows_for(ids: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.N
     at = np.searchsorted(ids, wanted, sorter=order)
     rows = order[np.minimum(at, len(ids) - 1)]
     return np.asarray(np.where(ids[rows] == wanted, rows, -1), np.int64)
-
-
-def repeated_ids(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Ids that stand in more than one row: a flipped bit turns one id into its neighbour's.
-
-    Parameters
-    ----------
-    ids
-        Id of each row, shape (row,).
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, each once.
-    """
-    found, counts = np.unique(ids, return_counts=True)
-    return np.asarray(found[counts > 1], np.int64)

@@ -21,7 +21,7 @@ from spectra_scale.surveys.canonical import (
     UnusableColumnError,
     canonical_rows,
 )
-from spectra_scale.surveys.canonical_values import integers, texts
+from spectra_scale.surveys.canonical_values import integers, repeated, texts
 from spectra_scale.surveys.catalogue import bad_rows
 from spectra_scale.surveys.catalogue_columns import DESI_MAP
 from spectra_scale.surveys.desi import (
@@ -32,7 +32,7 @@ from spectra_scale.surveys.desi import (
     production_of,
 )
 from spectra_scale.surveys.desi_arms import Ids, target_ids
-from spectra_scale.surveys.desi_hdus import DesiFile, open_desi, repeated_ids, rows_for
+from spectra_scale.surveys.desi_hdus import DesiFile, open_desi, rows_for
 from spectra_scale.surveys.fits_bytes import Array, UnsureError
 from spectra_scale.surveys.fits_table import Table
 from spectra_scale.surveys.reasons import Reason
@@ -187,13 +187,13 @@ def _sorted_out(
     place, _, path = of
     sky = _sky(found, len(ids))
     known = ~np.ma.getmaskarray(found["z"])
-    repeated = np.isin(ids, np.append(repeated_ids(ids), repeated_ids(theirs)))
-    kept = np.flatnonzero(~sky & known & ~repeated)
+    both = np.isin(ids, np.append(repeated(ids), repeated(theirs)))
+    kept = np.flatnonzero(~sky & known & ~both)
     lost = _lines(ids[sky], place, Reason.SKY_FIBRE, _POINTS_AT_SKY)
     twice = f"the coadd or in {path.name}: which is its cannot be told"
     for which, reason, message in (
         (~sky & ~known, Reason.NO_REDSHIFT, f"{path.name} has no redshift of it"),
-        (~sky & known & repeated, Reason.DUPLICATE, "its TARGETID is there twice in " + twice),
+        (~sky & known & both, Reason.DUPLICATE, "its TARGETID is there twice in " + twice),
     ):
         lost += _lines(ids[which], place, reason, message)
     message = f"{path.name} has a redshift of it, the coadd has no spectrum"

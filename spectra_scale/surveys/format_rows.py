@@ -17,6 +17,7 @@ from spectra_scale.spectrum.identity import sdss_key, sdssv_key
 from spectra_scale.store.objects import column
 from spectra_scale.surveys import mmu, sdssv
 from spectra_scale.surveys.canonical import CATALOGUE_SCHEMA
+from spectra_scale.surveys.canonical_values import repeated
 from spectra_scale.surveys.desi import coadd_name
 from spectra_scale.surveys.desi_redshift import rows_of_coadd
 from spectra_scale.surveys.reasons import Reason
@@ -124,6 +125,9 @@ def plate_rows(files: Sequence[FileIn]) -> Rows:
     return _each(files, _rows_of_plate)
 
 
+_TWICE = "its fibre number is twice in spPlate or spZbest: which row is its cannot be told"
+
+
 def _rows_of_plate(file: FileIn) -> Rows:
     if file.redshifts is None:
         message = "no spZbest file beside it or in a RUN1D folder: redshifts are not known"
@@ -132,20 +136,23 @@ def _rows_of_plate(file: FileIn) -> Rows:
     fibers = open_plate(file.path).fiber
     target = column(table, "targettype")
     sky = np.isin(target.astype(str), SKY_TARGETS)
-    there = np.isin(column(table, "fiber"), fibers)
+    numbers = column(table, "fiber")
+    there = np.isin(numbers, fibers)
+    twice = np.isin(numbers, np.append(repeated(numbers), repeated(fibers)))
     lost = [
         Lost(file.locator, key, "fibre", reason, message)
         for rows, reason, message in (
             (sky, Reason.SKY_FIBRE, "a fibre that points at no science target"),
             (~sky & ~there, Reason.ROW_WITHOUT_FIBRE, "its fibre is not in the plate file"),
+            (~sky & there & twice, Reason.DUPLICATE, _TWICE),
         )
         for key in column(table, "spectrum_key")[rows].tolist()
     ]
     lost += [
         Lost(file.locator, "", "fibre", Reason.NO_REDSHIFT, f"fibre {fiber} has no row in spZbest")
-        for fiber in np.setdiff1d(fibers, column(table, "fiber")).tolist()
+        for fiber in np.setdiff1d(fibers, numbers).tolist()
     ]
-    rows = table.filter(pa.array(~sky & there))
+    rows = table.filter(pa.array(~sky & there & ~twice))
     return _located(rows, "spplate", file.locator, column(rows, "fiber")), lost
 
 

@@ -121,7 +121,7 @@ def read_plate_block(path: Path, fibers: npt.ArrayLike) -> SpectraBlock:
         if reason == Reason.ROW_WITHOUT_FIBRE:
             n_fibers, number = len(plate.fiber), wanted[spectrum]
             found.message[spectrum] = (  # type: ignore[index]  # the list made below
-                f"the plate file has {n_fibers} fibres, none of number {number}"
+                f"the plate file has {n_fibers} fibres, not one of number {number}"
             )
     return found
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from spectra_scale.errors import BadSpectrumError
 from spectra_scale.surveys.fits_bytes import (
+    BLOCK,
+    NO_END,
     Array,
     Buffer,
     Hdu,
@@ -155,7 +157,10 @@ def open_plate(path: Path) -> PlateFile:
         return _by_astropy(path, buffer) if plain is None else _of_plain(path, plain)
     except UnsureError as error:
         message = f"is damaged or no spPlate file ({unsure}; astropy: {error}): fetch it again"
-        raise BadSpectrumError(Reason.UNREADABLE, message, path) from error
+        # A header without END is one that was cut, or whose END was overwritten.
+        cut = len(buffer) % BLOCK or str(unsure) == NO_END
+        reason = Reason.TRUNCATED if cut else Reason.UNREADABLE
+        raise BadSpectrumError(reason, message, path) from error
 
 
 def _of_plain(path: Path, buffer: Buffer) -> PlateFile:
