@@ -61,6 +61,7 @@ _AT_ONCE = 12 * BLOCK  # read of a file at a time while the end of a header is l
 # They stand among the first eight, but for the higher of many axes.
 _MANDATORY = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2")
 _SIMPLE = b"SIMPLE  =%21s" % b"T"
+_BEGINNINGS = (b"XTENSION=", b"SIMPLE  =")
 _NO_DATA = b"NAXIS   =                    0"
 
 
@@ -180,7 +181,7 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
             _check_header(header[:_LEADING])
             return _hdu(buffer, start, header, rest)
     header = _header(buffer, start)
-    if not header or (start and header.startswith(b"SIMPLE  =")):
+    if not header or (start and header.startswith(_BEGINNINGS[1])):
         return None
     _check_header(header)
     # A primary header is another in every file.
@@ -263,7 +264,7 @@ def _header_end(buffer: bytes, start: int, stop: int) -> int:
     if buffer.startswith(_NO_DATA, start + 2 * CARD):
         # Without data, the next header follows at once.
         for at in range(start + BLOCK, stop, BLOCK):
-            if buffer.startswith(b"XTENSION=", at) and _has_end(buffer, at - BLOCK):
+            if buffer.startswith(_BEGINNINGS, at) and _has_end(buffer, at - BLOCK):
                 return at
     # Only blanks follow END in its block: looking from the end of each block is ten times faster
     # than a search for a card that is mostly blanks in a header that is mostly blanks.
