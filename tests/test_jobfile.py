@@ -247,7 +247,7 @@ def test_a_job_whose_paths_are_there_passes(tmp_path):
     [
         ({"release": [{"name": "x", "source": ["none"]}]}, "release x: source: .* none, expected"),
         (
-            {"release": [{"name": "x", "source": [str(Path(__file__).parent)], "catalogue": "none.fits"}]},
+            {"release": [{"name": "x", "source": [str(JOBS)], "catalogue": "none.fits"}]},
             "release x: catalogue: found nothing at none.fits",
         ),
         ({"release": [{"name": "x"}]}, "release x: .*expected a finished release"),
