@@ -40,6 +40,8 @@ _STEP = 1e-4
 
 Words = npt.NDArray[np.uint32]
 _IMAGES = ("flux", "ivar", "mask")
+# The first has no EXTNAME in any release, the others have some in late ones.
+_NAMES = ("FLUX", "IVAR", "ANDMASK", "ORMASK", "WAVEDISP", "PLUGMAP", "SKY")
 
 
 class _Pixels(Protocol):
@@ -169,6 +171,7 @@ def _of_plain(path: Path, buffer: Buffer) -> PlateFile:
         msg = "no image in HDU 0"
         raise UnsureError(msg)
     shape = _shape(path, [_layout(path, hdus, index) for index in range(len(_IMAGES))])
+    _check_order(path, [(hdu.name, hdu.card("XTENSION") == "BINTABLE") for hdu in hdus])
     numbers = _fibers([_raw_table(hdu) for hdu in hdus[PLUGMAP:]], shape[0])
     starts = tuple(hdu.data_start for hdu in hdus[: len(_IMAGES)])
     return PlateFile(_InFile(buffer, starts), numbers, _first_pixel(path, hdus[0]), shape[1])
@@ -181,6 +184,7 @@ def _by_astropy(path: Path, buffer: Buffer) -> PlateFile:
     if len(images) < len(_IMAGES):
         raise _too_few(path, len(images))
     shape = _shape(path, [(image.dtype, image.shape) for image in images])
+    _check_order(path, [(hdu.name, hdu.table is not None) for hdu in hdus])
     numbers = _fibers([hdu.table for hdu in hdus[PLUGMAP:]], shape[0])
     first = _first_pixel(path, hdus[0])
     return PlateFile(_InMemory(tuple(images)), numbers, first, shape[1])
@@ -222,6 +226,27 @@ def _shape(path: Path, images: Sequence[tuple[np.dtype[Any], tuple[int, ...]]]) 
             )
             raise BadSpectrumError(Reason.MISSING_HDU, message, path)
     return expected[0], expected[1]
+
+
+def _check_order(path: Path, hdus: Sequence[tuple[str, bool]]) -> None:
+    """Refuse a file of which an HDU is missing or out of its place: all are known by their place.
+
+    Parameters
+    ----------
+    path
+        The file.
+    hdus
+        EXTNAME of each, empty in early releases, and whether it is a table.
+    """
+    for index, (name, is_table) in enumerate(hdus):
+        other = name in _NAMES and _NAMES.index(name) != index
+        if other or is_table != (index == PLUGMAP):
+            what = f"{name or 'without a name'}, {'a table' if is_table else 'an image'}"
+            message = (
+                f"HDU {index} is {what}, expected {_NAMES[index]}: HDUs are missing or "
+                "not in their order, fetch the file again"
+            )
+            raise BadSpectrumError(Reason.MISSING_HDU, message, path)
 
 
 class _Header(Protocol):
