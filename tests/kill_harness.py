@@ -7,6 +7,7 @@ the child does to files, as Python's audit hooks see it: nothing of the program 
 
 import contextlib
 import importlib
+import itertools
 import os
 import pickle
 import select
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -233,17 +234,23 @@ def serve():
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _warm()
-    pickle.dump("ready", answers)
-    answers.flush()
+    living = set()
     with contextlib.suppress(EOFError):
         while True:
-            request = pickle.load(sys.stdin.buffer)
+            number, request = pickle.load(sys.stdin.buffer)
             if isinstance(request, Birth):
                 answer = _fork(request)
-            else:
+                living.add(answer)
+            elif request is not None:
                 answer = os.waitstatus_to_exitcode(os.waitpid(request, 0)[1])
-            pickle.dump(answer, answers)
+                living.remove(request)
+            else:
+                answer = None
+            pickle.dump((number, answer), answers)
             answers.flush()
+    for child in living:
+        # Of a test that failed: it may stand still for ever.
+        os.kill(child, signal.SIGKILL)
 
 
 class Nursery:
@@ -256,7 +263,8 @@ class Nursery:
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": here},
         )  # fmt: skip
-        assert pickle.load(self._process.stdout) == "ready"
+        self._numbers = itertools.count()
+        self.ask(None)  # it is ready when it answers
         return self
 
     def __exit__(self, *_):
@@ -265,9 +273,14 @@ class Nursery:
         self._process.stdout.close()
 
     def ask(self, request):
-        pickle.dump(request, self._process.stdin)
+        wanted = next(self._numbers)
+        pickle.dump((wanted, request), self._process.stdin)
         self._process.stdin.flush()
-        return pickle.load(self._process.stdout)
+        number = None
+        while number != wanted:
+            # Answers to a test that ran out of time are not this one's: a number is a process.
+            number, answer = pickle.load(self._process.stdout)
+        return answer
 
     def start(self, birth):
         """A child that lives."""
@@ -278,25 +291,23 @@ class Nursery:
         return self.start(birth).wait()
 
 
-@dataclass
 class Child:
     """A process of a nursery."""
 
-    nursery: Nursery
-    pid: int
-    birth: Birth
-    code: int | None = field(default=None)
+    def __init__(self, nursery, pid, birth):
+        self.nursery, self.pid, self.birth, self.code = nursery, pid, birth, None
+        # By its handle, no other process can be meant than this one.
+        self._handle = os.pidfd_open(pid)
+
+    def _send(self, what):
+        signal.pidfd_send_signal(self._handle, what)
 
     def ended(self, seconds):
         """Whether it ends by itself within a time."""
-        handle = os.pidfd_open(self.pid)
-        try:
-            return bool(select.select([handle], [], [], seconds)[0])
-        finally:
-            os.close(handle)
+        return bool(select.select([self._handle], [], [], seconds)[0])
 
     def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL)
 
     def wait(self, patience=PATIENCE):
         """Exit code, negative for a signal."""
@@ -305,6 +316,7 @@ class Child:
             if hangs:
                 self.kill()
             self.code = self.nursery.ask(self.pid)
+            os.close(self._handle)
             assert not hangs, f"hung for {patience} s; its output:\n{self.text}"
         return self.code
 
@@ -319,7 +331,7 @@ class Child:
         raise AssertionError(msg)
 
     def go_on(self):
-        os.kill(self.pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
 
     @property
     def text(self):

@@ -284,6 +284,7 @@ WORKERS = (
 
 @on_workers(["processes", "distributed", "ray"])
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_whose_workers_are_killed_goes_on(executor, scenes, tmp_path):
     scene = scenes.run()
     scene.action(tmp_path)  # writes the job
