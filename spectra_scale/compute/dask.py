@@ -130,12 +130,22 @@ class DistributedDask:
             for future, result in as_completed(futures, with_results=True):
                 results[future.key] = result
                 progress.advance(work.size(places[future.key]))
-        except KilledWorker as error:
-            raise worker_lost(work) from error
-        finally:
-            # After an error nobody waits for the others, but a cluster of its own lives on.
+        except BaseException as error:
+            # Nobody waits for the others any more, but a cluster of its own lives on.
             self.client.cancel(futures)
+            if isinstance(error, KilledWorker):
+                raise worker_lost(work) from error
+            raise
         return [results[key] for key in places]
+
+
+#: What workers of this machine run first: they need not print an error of a task, which reaches
+#: whoever gave it to them.
+QUIET = """
+import logging
+logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+logging.getLogger("distributed.worker.memory").setLevel(logging.WARNING)
+"""
 
 
 @contextmanager
@@ -155,10 +165,15 @@ def open_cluster(address: str | None, workers: int) -> Iterator[DistributedDask]
         with Client(address) as client:
             yield DistributedDask(client)
         return
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     # Tasks are large and release the GIL, and a process of its own bounds each one's memory.
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            host="127.0.0.1",
+            preload=QUIET,
         ) as cluster,
         Client(cluster) as client,
     ):
