@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 
 help:
 	@echo "make demo   install, run the main job on a mock release, say where the report is"
-	@echo "make test   install, run every test that can run on this machine"
+	@echo "make test   install, run every test that can run on this machine in minutes"
 	@echo "make check  static tools and fast tests"
 	@echo "make docs   build the documentation into site/"
 
@@ -30,7 +30,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest -q
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q -m "not gpu and not network"
+	$(BIN)/pytest -q -m "not exhaustive and not gpu and not network"
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict

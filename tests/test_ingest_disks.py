@@ -69,7 +69,7 @@ FULL = "No space left on device: /.*GiB free there.*run the same command to go o
     [
         ("serial", 90),
         ("threads", 150),
-        pytest.param("processes", 220, marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
+        pytest.param("processes", 220, marks=[pytest.mark.exhaustive, pytest.mark.timeout(400)]),
     ],
 )
 def test_an_ingest_goes_on_when_a_full_disk_has_room_again(nursery, scenes, disk, engine, step):

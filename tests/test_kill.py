@@ -218,7 +218,7 @@ EVERY = [("ingest", 2), ("catalogue", 4), ("lean", 2), ("revision", 4), ("anew",
          ("prepare", 2), ("run", 8)]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "step"), EVERY)
 def test_killed_once_at_any_change_to_a_file(nursery, scenes, tmp_path, name, step):
@@ -233,7 +233,7 @@ def test_killed_once_at_any_change_to_a_file(nursery, scenes, tmp_path, name, st
     assert kills >= 20
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name, _ in EVERY])
 def test_killed_often_at_random_moments(nursery, scenes, tmp_path, name):
@@ -318,7 +318,7 @@ def test_a_command_that_is_killed_and_given_again(nursery, scenes, files, tmp_pa
     Trial(nursery, files, tmp_path).finish()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["threads", "processes"])
 def test_a_job_killed_again_and_again(nursery, scenes, tmp_path, engine):

@@ -604,7 +604,7 @@ def test_a_damaged_packed_file_gives_sound_spectra_or_a_reason(tmp_path):
     check_damaged(tmp_path, packed_hdus(coadd_hdus(1, resolution=False)), 8, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_thousands_of_damaged_files_give_sound_spectra_or_a_reason(tmp_path):
     check_damaged(tmp_path, coadd_hdus(2, resolution=False), 4000, 10)

@@ -572,8 +572,8 @@ def sound(tmp_path_factory):
 # Tiled images are unpacked by another process, which takes half a second each.
 @pytest.mark.parametrize(
     ("n", "tiled"),
-    [(300, False), (5, True), pytest.param(5000, False, marks=pytest.mark.slow),
-     pytest.param(300, True, marks=pytest.mark.slow)],
+    [(300, False), (5, True), pytest.param(5000, False, marks=pytest.mark.exhaustive),
+     pytest.param(300, True, marks=pytest.mark.exhaustive)],
 )  # fmt: skip
 @pytest.mark.timeout(900)
 def test_damage_of_any_kind_of_file_gives_a_reason_or_a_result_in_order(sound, n, tiled):

@@ -543,7 +543,7 @@ def damage(base, rng):
 
 
 @pytest.mark.parametrize(
-    "n_cases", [250, pytest.param(8000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+    "n_cases", [250, pytest.param(8000, marks=[pytest.mark.exhaustive, pytest.mark.timeout(600)])]
 )
 def test_a_damaged_file_is_a_reason_and_never_a_crash(tmp_path, n_cases):
     rng = np.random.default_rng(n_cases)

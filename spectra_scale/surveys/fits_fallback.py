@@ -232,6 +232,7 @@ def astropy_hdus(source: Buffer, n: int, images: Collection[int] = ()) -> list[A
         for index in range(n):
             if index and (not _has(hdus, index) or isinstance(hdus[index], fits.PrimaryHDU)):
                 break
+            _check_size(hdus[index], len(source))
             found.append(_hdu(hdus[index], image=index in images))
     return found
 
@@ -301,6 +302,13 @@ def _check_counts(source: Buffer) -> None:
         if match.start() % CARD == 0 and int(match[1]) > _MOST:
             msg = match[0].decode()
             raise UnsureError(msg)
+
+
+def _check_size(hdu: fits.hdu.base.ExtensionHDU, n_bytes: int) -> None:
+    """Refuse a damaged header that announces more than the file holds: room would be made."""
+    if "NAXIS" not in hdu.header or not 0 <= hdu.size <= min(n_bytes, MOST_BY_ASTROPY):
+        msg = f"HDU {hdu.name} needs {hdu.size} bytes, the file has {n_bytes}"
+        raise UnsureError(msg)
 
 
 def _has(hdus: fits.HDUList, index: int) -> bool:
