@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test check docs clean help
+.PHONY: demo test check lint docs clean help
 
 help:
 	@echo "make demo   install, run the main job on a mock release, say where the report is"
 	@echo "make test   install, run every test that can run on this machine in minutes"
 	@echo "make check  static tools and fast tests"
+	@echo "make lint   static tools alone"
 	@echo "make docs   build the documentation into site/"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -22,11 +23,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/spectra-scale run jobs/demo.toml
 
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/pytest -q
 
 test: $(INSTALLED)
