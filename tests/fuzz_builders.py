@@ -167,16 +167,16 @@ def desi_datasets(i, n=3):
             **_pixels(np.random.default_rng(i), n, 7781)}  # fmt: skip
 
 
-def files_of(folder, pattern, kind="spec"):
+def files_of(folder, pattern, every=1):
     """Real or mock spec files of one observation each, with a row for a catalogue."""
-    for path in sorted(folder.rglob(pattern)):
+    for path in sorted(folder.rglob(pattern))[::every]:
         with fits.open(path, memmap=False) as hdus:
             row = hdus[2].data[0]
             names = {name.upper() for name in hdus[2].columns.names}
             key = [int(row[n]) for n in ("PLATE", "MJD", "FIBERID")] if "FIBERID" in names else []
             run2d = str(row["RUN2D"]).strip()
         rows = [_specobj(*key, 0.2, run2d)] if key and "CATALOGID" not in names else []
-        yield Unit(kind, {path.name: path.read_bytes()}, rows)
+        yield Unit("spec", {path.name: path.read_bytes()}, rows)
 
 
 def real_coadds(folder):

@@ -686,3 +686,25 @@ def test_a_release_in_which_nothing_can_be_used_is_an_error_and_not_a_release(tm
     with pytest.raises(SpectraScaleError, match=r"no spectrum could be used; found file: trunc"):
         ingest_release(tmp_path / "out", folder)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_is_behind_a_second_primary_header_is_another_file_whatever_was_read_before(folder):
+    content = (folder / GOOD).read_bytes()
+    # HDUs with headers as short as a primary one, read first.
+    plate(folder)
+    (folder / name_of(2)).write_bytes(content[:2880] + content)
+    (folder / "twice.fits").write_bytes(content * 2)
+    release, found = ingest(folder)
+    assert only(found, name_of(2)) == "missing_hdu"
+    # The first file of two in one is whole.
+    assert only(found, "twice.fits") == "duplicate"
+    assert len(kept(release)) == 1 + 3
+
+
+@pytest.mark.parametrize("index", range(1, 6))
+def test_a_plate_that_lacks_an_hdu_is_refused_and_not_read_one_place_on(folder, index):
+    hdus = plate_hdus(4)
+    del hdus[index]
+    plate(folder, hdus)
+    _, found = ingest(folder)
+    assert only(found, PLATE) in {"missing_hdu", "unreadable"}

@@ -174,7 +174,7 @@ def read_hdu(buffer: Buffer, start: int) -> Hdu | None:
     UnsureError
         If the header has no END, holds other than printable ASCII, or is not plain.
     """
-    if start and isinstance(buffer, bytes):
+    if start and isinstance(buffer, bytes) and not buffer.startswith(_BEGINNINGS[1], start):
         rest = known_at(buffer, start + _LEADING)
         if rest is not None:
             header = buffer[start : start + _LEADING + len(rest.cards)]

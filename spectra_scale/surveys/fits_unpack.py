@@ -76,14 +76,15 @@ def unpacked(source: Buffer) -> bytes | None:
             raise UnsureError(msg)
     images = [index for index, hdu in enumerate(hdus) if hdu.card("ZIMAGE") == "T"]
     pixels = dict(zip(images, packed_images(source, hdus, images), strict=True))
+    # fpack puts an empty primary HDU before an image that was in the primary HDU itself.
+    is_primary = len(hdus) > 1 and packed[1] and hdus[1].card("ZSIMPLE") == "T"
     parts = []
     for index, (hdu, is_packed) in enumerate(zip(hdus, packed, strict=True)):
         if index in pixels:
-            parts.append(_image(hdu, pixels[index]))
+            parts.append(_image(hdu, pixels[index], is_primary=is_primary and index == 1))
         else:
             parts.append(_table(source, hdu, index) if is_packed else source[hdu.start : hdu.end])
-    # fpack puts an empty primary HDU before an image that was in the primary HDU itself.
-    if len(hdus) > 1 and packed[1] and hdus[1].card("ZSIMPLE") == "T":
+    if is_primary:
         del parts[0]
     return b"".join(parts)
 
@@ -154,9 +155,8 @@ def _announced(hdu: Hdu) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
     return np.dtype(kind), shape
 
 
-def _image(hdu: Hdu, pixels: Array) -> bytes:
+def _image(hdu: Hdu, pixels: Array, *, is_primary: bool) -> bytes:
     kind, shape = _announced(hdu)
-    is_primary = hdu.card("ZSIMPLE") == "T"
     first = [_card("SIMPLE", "T") if is_primary else b"XTENSION= 'IMAGE   '"]
     first += [_card("BITPIX", hdu.integer("ZBITPIX")), _card("NAXIS", len(shape))]
     first += [_card(f"NAXIS{axis + 1}", size) for axis, size in enumerate(reversed(shape))]
