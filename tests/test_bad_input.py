@@ -708,3 +708,17 @@ def test_a_plate_that_lacks_an_hdu_is_refused_and_not_read_one_place_on(folder, 
     plate(folder, hdus)
     _, found = ingest(folder)
     assert only(found, PLATE) in {"missing_hdu", "unreadable"}
+
+
+@pytest.mark.parametrize("card", ["NAXIS1", "NAXIS2", "NAXIS"])
+def test_two_negative_numbers_are_no_size(folder, card):
+    path = spec(folder, 2)
+    content = path.read_bytes()
+    start, data, _ = spans(content)[1]
+    cards = cards_of(content[start:data])
+    for key in {"NAXIS1", "NAXIS2"} if card == "NAXIS2" else {card}:
+        at = next(i for i, each in enumerate(cards) if each.startswith(key.ljust(8).encode()))
+        cards[at] = f"{key:<8}= {-int(cards[at][10:30]):>20}".encode()
+    path.write_bytes(content[:start] + header_of(cards) + content[data:])
+    _, found = ingest(folder)
+    assert only(found, name_of(2)) in {"unreadable", "missing_hdu"}

@@ -17,7 +17,7 @@ from spectra_scale.surveys.fits_bytes import CARD, Array, Buffer, UnsureError
 from spectra_scale.surveys.fits_layout import Value, Wanted
 from spectra_scale.surveys.fits_table import RawTable
 
-_COUNTS = re.compile(rb"(?:NAXIS   |TFIELDS |GCOUNT  )= *([0-9]{1,20})")
+_COUNTS = re.compile(rb"(?:NAXIS   |TFIELDS |GCOUNT  )= *(-?[0-9]{1,20})")
 MOST_BY_ASTROPY = 1 << 32
 """Bytes of a table that astropy may read: it takes all of them into memory."""
 _MOST = 999  # the standard's limit of axes and columns
@@ -299,7 +299,7 @@ def _check_counts(source: Buffer) -> None:
     """Refuse damaged headers that count billions of axes or columns: astropy would list them."""
     start = source[:_CHECKED]
     for match in _COUNTS.finditer(start):
-        if match.start() % CARD == 0 and int(match[1]) > _MOST:
+        if match.start() % CARD == 0 and not 0 <= int(match[1]) <= _MOST:
             msg = match[0].decode()
             raise UnsureError(msg)
 
