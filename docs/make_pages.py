@@ -175,7 +175,7 @@ def settings_page() -> str:
     plain = {n: s for n, s in job["properties"].items() if not _reference(s)[0]}
     top = setting_rows({**job, "properties": plain})
     return (
-        MADE.format(source="spectra_scale/config.py")
+        MADE.format(source="spectra_scale/config")
         + "\n# Settings\n\n"
         + "Every table and setting of a job file. An unknown name or a wrong type is an error,\n"
         + "with its place in the file. Paths are relative to the folder the command is run in.\n"

@@ -1,0 +1,174 @@
+"""Settings of the stages after the sample: models, maps, regions, stacks, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spectra_scale.config.base import LabelName, Name, Positive, Settings
+
+
+class TrainSection(Settings):
+    """`[train]`: the auto-encoder (science.md §6)."""
+
+    hidden: tuple[Positive, ...] = Field((800, 590), description="widths of the hidden layers")
+    n_latent: Positive = Field(10, description="latent dimensions")
+    epochs: Positive = Field(200, description="passes over the training split")
+    batch_size: Positive = Field(32, description="global batch, divided by the workers")
+    validation_batch_size: Positive = Field(512, description="batch of the validation pass")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, at epoch 1")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="factor on the learning rate after each epoch"
+    )
+    initial: Literal["random", "linear"] = Field(
+        "random", description="weights at the start: random (the paper), or the linear baseline"
+    )
+    loss: Literal["chi2", "chi2_valid", "batch_masked"] = Field(
+        "chi2", description="paper eq. 1, eq. 2, or the mean over valid pixels of the batch"
+    )
+    normalisation: Literal["auto", "median", "global", "none"] = Field(
+        "auto", description="of the input; auto: median with conserve, global with reference"
+    )
+    fill: Literal["zeros", "linear"] = Field(
+        "zeros",
+        description="what missing pixels are fed: 0 (the paper), or the linear baseline's guess, "
+        "so that latents depend less on the mask",
+    )
+    snr_cap: Annotated[float, Field(gt=0)] | Literal["off"] = Field(
+        50.0, description="loss weights v <= (cap/F)^2; not applied twice with reference"
+    )
+    variance_scale: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="factor on the quoted variances in the loss"
+    )
+    classes: tuple[LabelName, ...] = Field((), description="train on these labels only; () is all")
+    seed: int = Field(1, ge=0, description="of weights and shuffling")
+    engine: Literal["ray", "local"] = Field(
+        "ray", description="Ray Train workers, or this process without Ray"
+    )
+    workers: Positive = Field(2, description="data-parallel workers (GPUs where there are any)")
+    max_failures: int = Field(2, ge=0, description="restarts of the worker group after a loss")
+    checkpoint_every: Positive = Field(5, description="epochs between checkpoints")
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> TrainSection:
+        if self.initial == "linear" and min(self.hidden, default=0) < 2 * self.n_latent:
+            msg = (
+                f"initial = 'linear' needs hidden layers of at least {2 * self.n_latent} units, "
+                f"two a latent; found hidden = {list(self.hidden)}"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class DensitySection(Settings):
+    """`[density]`: the GIS flow on the latents (science.md §7)."""
+
+    n_iterations: Positive = Field(200, description="layers")
+    n_slices: Positive | None = Field(None, description="slices a layer; default by size")
+    subsample: Positive = Field(10_000, description="points of the direction search")
+    max_steps: Positive = Field(100, description="ascent steps of the direction search")
+    early_stop: bool = Field(
+        False, description="stop when the validation likelihood stops improving; paper: off"
+    )
+    patience: Positive = Field(5, description="layers without improvement before stopping")
+    seed: int = Field(1, ge=0, description="of subsamples and directions")
+
+
+class EmbedSection(Settings):
+    """`[embed]`: the two maps (science.md §8)."""
+
+    n_neighbors: Annotated[int, Field(ge=2)] = Field(15, description="UMAP's n_neighbors")
+    min_dist: Annotated[float, Field(ge=0)] = Field(0.1, description="UMAP's min_dist")
+    n_components: Literal[2, 3] = Field(2, description="dimensions of the map")
+    masked_flux: Literal["inpaint", "zeros", "common"] = Field(
+        "inpaint", description="masked pixels of the flux map: reconstruction, zero, or left out"
+    )
+    max_fit: Annotated[int, Field(ge=3)] = Field(
+        100_000, description="objects UMAP is fitted on; the others are placed by weighted kNN"
+    )
+    n_epochs: Positive | None = Field(None, description="UMAP's n_epochs; default by size")
+    backend: Literal["auto", "umap-learn", "cuml"] = Field("auto", description="library")
+    seed: int = Field(1, ge=0, description="of UMAP and of the subsample")
+
+    @model_validator(mode="after")
+    def _enough(self) -> EmbedSection:
+        if self.max_fit <= self.n_neighbors:
+            msg = (
+                f"need max_fit > n_neighbors, found max_fit = {self.max_fit}, "
+                f"n_neighbors = {self.n_neighbors}"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class BoxRegion(Settings):
+    """A named box on the map; boundary points are inside."""
+
+    name: Name = Field(description="name of the region, unique in the job")
+    sequence: Name = Field("boxes", description="boxes of one sequence stand in order")
+    x: tuple[float, float] = Field(description="lowest and highest x on the map")
+    y: tuple[float, float] = Field(description="lowest and highest y on the map")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BoxRegion:
+        if self.x[0] > self.x[1] or self.y[0] > self.y[1]:
+            msg = f"box {self.name}: need x = [low, high] and y = [low, high]"
+            raise ValueError(msg)
+        return self
+
+
+class PolygonRegion(Settings):
+    """A named polygon on the map; boundary points are inside."""
+
+    name: Name = Field(description="name of the region, unique in the job")
+    vertices: Annotated[tuple[tuple[float, float], ...], Field(min_length=3)] = Field(
+        description="corners, in order"
+    )
+    labels: tuple[LabelName, ...] = Field(
+        ("broad-line",), description="classes it is restricted to; () is all"
+    )
+
+
+class RegionsSection(Settings):
+    """`[regions]`: named sets of objects (science.md §9); automatic where none is given."""
+
+    map: Literal["latents", "flux"] = Field("latents", description="map the regions are drawn on")
+    boxes: tuple[BoxRegion, ...] = ()
+    polygons: tuple[PolygonRegion, ...] = ()
+    automatic: bool = Field(
+        True, description="two sequences of eight boxes and six polygons, where none is given"
+    )
+    min_count: Positive = Field(20, description="objects an automatic box grows to hold")
+
+    @model_validator(mode="after")
+    def _named(self) -> RegionsSection:
+        names = [*(box.name for box in self.boxes), *(polygon.name for polygon in self.polygons)]
+        if len(set(names)) != len(names):
+            msg = f"names of boxes and polygons must differ, found {names}"
+            raise ValueError(msg)
+        return self
+
+
+class StackSection(Settings):
+    """`[stack]`: inverse-variance stacks on the native grid (science.md §9)."""
+
+    mask: Literal["same", "strict", "brightsky", "paper"] = Field(
+        "same", description="mask preset; same: that of [prepare]"
+    )
+    normalise: tuple[float, float] | Literal["off"] = Field(
+        "off", description="rest-frame window (Å) whose median scales each spectrum to 1"
+    )
+    n_bootstrap: int = Field(50, ge=0, description="object resamplings for the errors of indices")
+    seed: int = Field(1, ge=0, description="of the bootstrap")
+
+
+class ReportSection(Settings):
+    """`[report]`: the page."""
+
+    title: str = Field("", description="default: the job's name")
+    composite: Path | None = Field(
+        None, description="Vanden Berk et al. (2001) composite (text: wavelength, flux, error)"
+    )
+    max_points: Positive = Field(60_000, description="points drawn on a map")
