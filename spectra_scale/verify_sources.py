@@ -17,6 +17,7 @@ from spectra_scale.store.objects import column
 from spectra_scale.store.release import read_native
 from spectra_scale.store.tables import read_table
 from spectra_scale.surveys.block import SpectraBlock, spectrum_digest
+from spectra_scale.surveys.datasum import wrong_datasums
 from spectra_scale.surveys.files import locate
 from spectra_scale.surveys.formats import FORMATS
 from spectra_scale.surveys.native import files_of, place_rows
@@ -57,12 +58,13 @@ def check_sources(release: Release, place: Place, n_rows: int | None, seed: int 
     -------
     int
         Rows checked: native flux, ivar and mask bits equal to the bit (without a copy: their
-        checksums), and of quarantined rows the reason.
+        checksums), of quarantined rows the reason, and DATASUM of the files that have it.
 
     Raises
     ------
     DamagedArtifactError
-        Naming the first spectra that differ, or whose file cannot be read any more.
+        Naming the first spectra that differ, or whose file cannot be read any more or is not what
+        the survey wrote.
     """
     total = release.n_rows
     rows = np.arange(total)
@@ -75,9 +77,10 @@ def check_sources(release: Release, place: Place, n_rows: int | None, seed: int 
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         msg = (
-            f"{release.path}: {len(problems)} of {len(rows)} spectra are not what the survey's "
-            f"files say: {'; '.join(problems[:3])}{more}. If the files were replaced, ingest them "
-            "again under another name; if not, the release is damaged: delete it and ingest anew."
+            f"{release.path}: {len(problems)} differences in {len(rows)} spectra from what the "
+            f"survey's files say: {'; '.join(problems[:3])}{more}. If the files were "
+            "replaced, ingest them again under another name; if not, the release is "
+            "damaged: delete it and ingest anew."
         )
         raise DamagedArtifactError(msg)
     return len(rows)
@@ -106,6 +109,7 @@ def _compare(task: _Task) -> list[str]:
         problems += _compare_reasons(task, name, rows, reasons)
         if block is not None:
             problems += _compare_arrays(task, stored, (name, rows), block)
+            problems += _compare_datasums(task, name)
     return problems
 
 
@@ -127,6 +131,12 @@ def _compare_reasons(task: _Task, name: str, rows: Ints, reasons: list[str]) -> 
         for key, found, then in zip(keys, reasons, recorded, strict=True)
         if str(found) != str(then)
     ]
+
+
+def _compare_datasums(task: _Task, name: str) -> list[str]:
+    wrong = wrong_datasums(locate(task.roots, name))
+    what = f"{name}: {', '.join(wrong)} contradicts its DATASUM: bits changed after the survey"
+    return [f"{what} wrote it; fetch the file again"] if wrong else []
 
 
 def _compare_arrays(

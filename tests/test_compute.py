@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numba
 import psutil
 import pytest
 
@@ -82,6 +83,24 @@ def test_tasks_of_a_lost_worker_are_done_all_the_same(executor, tmp_path):
 
     assert executor.map(fragile, [0, 1, 2, 3], Work("fragile")) == [0, 1, 4, 9]
     assert sorted(mark.name for mark in tmp_path.iterdir()) == ["1", "3"]
+
+
+@WORKERS
+def test_kernels_can_be_compiled_after_a_worker_was_lost(executor, tmp_path):
+    # Ray's message of the lost worker put its own `print` in place: numba could not compile
+    # `get_num_threads` any more, which names it, and so neither our kernels nor pynndescent's.
+    def fragile(mark):
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @numba.njit
+    def threads():
+        return numba.get_num_threads()
+
+    executor.map(fragile, [tmp_path / "mark"], Work("fragile"))
+    time.sleep(1)  # the message comes from another thread
+    assert threads() >= 1
 
 
 @WORKERS

@@ -551,7 +551,7 @@ def test_plan_says_what_would_be_done(run, folder, job, tmp_path, capsys):
     found = estimate(job)
     assert set(found.states.values()) == {"done"}
     assert found.problem == ""
-    assert found.facts["files"].startswith("40 spectrum files, ")
+    assert found.facts["release mock"] == "400 spectra"
     changed = estimate(job_of(tiny_job(folder, density={"n_iterations": 6})))
     assert changed.states["prepare"] == "done"
     assert changed.states["density"] == "other settings"

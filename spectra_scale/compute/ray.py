@@ -17,6 +17,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
+# At its first message about a lost worker, Ray puts a function of its own in place of `print` in
+# the driver; from then on numba, whose parallel functions name `print`, compiles none of them.
+os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
+
 
 @contextmanager
 def ray_session(address: str | None, workers: int) -> Iterator[None]:
