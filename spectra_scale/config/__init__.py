@@ -20,7 +20,6 @@ from spectra_scale.config.analysis import (
     RegionsSection,
     ReportSection,
     StackSection,
-    TrainSection,
 )
 from spectra_scale.config.base import Name, Positive, Settings
 from spectra_scale.config.data import (
@@ -30,6 +29,7 @@ from spectra_scale.config.data import (
     PrepareSection,
     ReleaseSection,
 )
+from spectra_scale.config.train import TrainSection
 
 __all__ = [
     "BoxRegion",

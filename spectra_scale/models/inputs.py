@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.checkpoint import load_model
-from spectra_scale.models.normalise import Normalisation, Normalised
+from spectra_scale.models.normalise import Normalisation, Normalised, scale_in_place
 
 Floats = NDArray[np.float32]
 FILL = "fill.safetensors"
@@ -58,6 +58,24 @@ class ModelInputs:
         guess = self.fill.reconstruct(found.flux, found.ivar)
         filled = np.where(found.ivar > 0, found.flux, guess).astype(np.float32)
         return found._replace(flux=filled)
+
+    def apply_in_place(self, flux: Floats, ivar: Floats, factor: Floats | None = None) -> None:
+        """Do what `apply` does, to the bit, in the arrays themselves.
+
+        Parameters
+        ----------
+        flux, ivar
+            Shape (spectrum, pixel), C-contiguous; a pixel with ivar 0 is missing. Valid pixels
+            must be finite.
+        factor
+            What `Normalisation.factor` gave for these rows, shape (spectrum,); a row with 0 is
+            missing throughout. None finds it.
+        """
+        if factor is None:
+            factor = self.normalisation.factor(flux, ivar)
+        scale_in_place(flux, ivar, factor)
+        if self.fill is not None and len(flux):
+            np.copyto(flux, self.fill.reconstruct(flux, ivar), where=ivar == 0)
 
     def save(self, directory: Path) -> None:
         """Write the fill, if there is one; the normalisation is in ``model.json``."""

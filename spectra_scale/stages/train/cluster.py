@@ -48,7 +48,7 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
         _ray_worker,
         train_loop_config={"training": training},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=_n_workers(config),
             use_gpu=compute.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
@@ -67,6 +67,13 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
         )
         raise SpectraScaleError(msg)
     shutil.rmtree(training.out / STORAGE, ignore_errors=True)
+
+
+def _n_workers(config: TrainSection) -> int | tuple[int, int]:
+    """Workers, or the fewest and the most: the batches are the same with any number of them."""
+    if config.min_workers is None or config.min_workers == config.workers:
+        return config.workers
+    return config.min_workers, config.workers
 
 
 def _ray_worker(settings: dict[str, Training]) -> None:
