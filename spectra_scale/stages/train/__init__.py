@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load, save
 from spectra_scale.compute.place import Place
 from spectra_scale.config import ComputeSection, TrainSection, changed_settings
 from spectra_scale.provenance import write_bytes
-from spectra_scale.stages.train.scan import UsableRows, usable_rows
+from spectra_scale.stages.train.scan import RAY_STATE, UsableRows, usable_rows
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import write_table
@@ -98,6 +99,8 @@ def run(
             train_on_ray(training, config, inputs.compute)
     else:
         _train_here(training, inputs.compute.workers)
+    # Also where it went on without Ray.
+    shutil.rmtree(out / RAY_STATE, ignore_errors=True)
     history = _publish_history(out)
     last = {name: history[name][-1].as_py() for name in history.column_names}
     return finish(

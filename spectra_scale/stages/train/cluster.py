@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from spectra_scale.compute.progress import Progress
 from spectra_scale.config import ComputeSection, TrainSection
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.models.training import EpochRecord, TorchDistributed
+from spectra_scale.stages.train.scan import RAY_STATE
 from spectra_scale.stages.train.worker import HISTORY, Training, pick_device, read_history, work
 
-#: Ray Train keeps its own state of the run here, in the artifact; deleted at the end.
-STORAGE = "ray"
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +52,7 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
         ),
         run_config=RunConfig(
             name="training",
-            storage_path=str(training.out / STORAGE),
+            storage_path=str(training.out / RAY_STATE),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
@@ -66,7 +64,6 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
             "command again to go on from the last checkpoint."
         )
         raise SpectraScaleError(msg)
-    shutil.rmtree(training.out / STORAGE, ignore_errors=True)
 
 
 def _n_workers(config: TrainSection) -> int | tuple[int, int]:

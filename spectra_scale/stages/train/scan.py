@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spectra_scale.models.normalise import FluxSums, Normalisation
 
 ROWS = "rows.npz"
+#: Ray Train keeps its own state of the run here, in the artifact; deleted at the end.
+RAY_STATE = "ray"
 #: Why a spectrum of the sample neither trains nor judges a model, in the order of their codes.
 REASONS = ("", "all_masked", "not_finite", "median_not_positive")
 
