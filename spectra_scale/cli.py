@@ -360,6 +360,44 @@ def submit(
     send(wanted, address, follow=follow, echo=typer.echo)
 
 
+@app.command()
+def scaling(
+    job: Annotated[
+        Path | None, typer.Argument(help="Job file (TOML). [default: a mock release of its own]")
+    ] = None,
+    out: Out = None,
+    stages: Annotated[
+        str | None, typer.Option(help="ingest, train, encode: those to measure.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="weak, strong or weak,strong.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Numbers of workers: 1,2,4.")] = None,
+    rows: Annotated[int | None, typer.Option(help="A worker (weak), in all (strong).")] = None,
+    batch: Annotated[int | None, typer.Option(help="Of training, a worker.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of training; the first warms up.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="The fastest is shown.")] = None,
+    settings: Setting = None,
+) -> None:
+    """Measure weak and strong scaling of stages on local Ray: a table, a CSV and a figure.
+
+    What is not given is of the job's [scaling]. Given again, it goes on with what is missing.
+    """
+    from spectra_scale.scaling.plan import scaling_job
+
+    changes = {"stages": stages, "modes": mode, "workers": workers, "rows": rows,
+               "batch": batch, "epochs": epochs, "repeats": repeats}  # fmt: skip
+    wanted = scaling_job(job, changes, settings or (), out)
+    from spectra_scale.scaling.command import scale
+    from spectra_scale.scaling.table import HEAD, lines_of, notes
+
+    words = ["spectra-scale", *sys.argv[1:]]
+    report = scale(wanted, words)
+    _print_table(HEAD, lines_of(report.results), "scaling")
+    for note in notes(report.results):
+        typer.echo(note)
+    for path in report.files:
+        typer.echo(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors of ours become a message and an exit code, never a traceback.
 
