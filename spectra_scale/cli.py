@@ -107,7 +107,10 @@ def status(path: RunPath) -> None:
 
 
 def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    table = Table(*names, title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
+    for i, name in enumerate(names):
+        # Where there is little room, what a line is of is the last to be cut.
+        table.add_column(name, no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -387,11 +390,12 @@ def scaling(
                "batch": batch, "epochs": epochs, "repeats": repeats}  # fmt: skip
     wanted = scaling_job(job, changes, settings or (), out)
     from spectra_scale.scaling.command import scale
-    from spectra_scale.scaling.table import HEAD, lines_of, notes
+    from spectra_scale.scaling.table import notes, tables
 
     words = ["spectra-scale", *sys.argv[1:]]
     report = scale(wanted, words)
-    _print_table(HEAD, lines_of(report.results), "scaling")
+    for title, (names, lines) in tables(report.results).items():
+        _print_table(names, lines, title)
     for note in notes(report.results):
         typer.echo(note)
     for path in report.files:

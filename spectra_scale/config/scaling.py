@@ -18,14 +18,14 @@ class ScalingSection(Settings):
     The job's own release and sample are what is read; where they are too small, they are repeated.
     """
 
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = Field(
+    stages: tuple[Stage, ...] = Field(
         ("ingest", "train", "encode"), description="stages that are measured"
     )
-    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = Field(
+    modes: tuple[Mode, ...] = Field(
         ("weak", "strong"),
         description="weak: the work grows with the workers; strong: it stays the same",
     )
-    workers: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+    workers: tuple[Positive, ...] = Field(
         (1, 2), description="numbers of workers; the smallest is what the others are compared with"
     )
     rows: Positive = Field(4096, description="spectra a worker (weak), in all (strong)")
@@ -45,6 +45,9 @@ class ScalingSection(Settings):
     @field_validator("stages", "modes", "workers")
     @classmethod
     def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if not values:
+            msg = "expected at least one, found none"
+            raise ValueError(msg)
         if len(set(values)) != len(values):
             msg = f"expected each once, found {', '.join(str(value) for value in values)}"
             raise ValueError(msg)

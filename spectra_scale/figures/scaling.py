@@ -16,10 +16,9 @@ from spectra_scale.figures.style import FAINT, INK, dress, head, new_figure, say
 
 MODE_COLOURS = {"weak": "#2166c4", "strong": "#c8501e"}
 _MODE_MARKERS = {"weak": "o", "strong": "s"}
-_START = "start-up"
-#: Colours of the parts of a run, in the order they are stacked.
+START_COLOUR, MEMORY_COLOURS = "#a8a8a8", ("#b9cfe0", "#3d6a8f")
+#: Colours of the parts of the work, in the order they are stacked.
 PART_COLOURS = {
-    _START: "#d9d9d9",
     "data": "#7fbf7b",
     "tasks": "#4f8fc4",
     "compute": "#4f8fc4",
@@ -83,7 +82,8 @@ def scaling_figure(points: Sequence[ScalingPoint], cores: int) -> Figure:
     Returns
     -------
     Figure
-        By stage: efficiency and time a row by workers, seconds by what they went into, memory.
+        By stage: efficiency and time a row by workers; seconds of start-up, seconds of the work
+        by what they went into, and memory, by mode and workers.
         Measurements on fewer free cores than workers are hollow, and marked †.
 
     Raises
@@ -96,16 +96,16 @@ def scaling_figure(points: Sequence[ScalingPoint], cores: int) -> Figure:
         raise SpectraScaleError(message)
     stages = list(dict.fromkeys(point.stage for point in points))
     height = 0.9 + 2.75 * len(stages)
-    figure = new_figure(14.6, height)
-    grid = figure.subplots(
-        len(stages), 4, squeeze=False, gridspec_kw={"width_ratios": (1.0, 1.0, 1.5, 1.1)}
-    )
+    figure = new_figure(16.4, height)
+    widths = {"width_ratios": (1.0, 1.05, 0.75, 1.35, 0.9)}
+    grid = figure.subplots(len(stages), 5, squeeze=False, gridspec_kw=widths)
     for panels, stage in zip(grid, stages, strict=True):
         mine = [point for point in points if point.stage == stage]
         _efficiency(panels[0], mine, stage)
         _time(panels[1], mine)
-        _bars(panels[2], mine)
-        _memory(panels[3], mine)
+        _startup(panels[2], mine)
+        _work(panels[3], mine)
+        _memory(panels[4], mine)
     for axes in grid[:-1].ravel():
         axes.set_xlabel("")
     note = f"{cores} cores."
@@ -142,8 +142,8 @@ def _curve(
     workers = [point.workers for point in points]
     axes.plot(workers, values, ls=line, color=colour, lw=1.5, zorder=2)
     for point, value in zip(points, values, strict=True):
-        face = "white" if point.crowded or line != "-" else colour
-        axes.plot(point.workers, value, marker, ms=6.5, mec=colour, mfc=face, mew=1.4, zorder=3)
+        face, size = "white" if point.crowded else colour, 6.5 if line == "-" else 3.8
+        axes.plot(point.workers, value, marker, ms=size, mec=colour, mfc=face, mew=1.3, zorder=3)
 
 
 def _efficiency(axes: Axes, points: Sequence[ScalingPoint], stage: str) -> None:
@@ -188,64 +188,72 @@ def _time(axes: Axes, points: Sequence[ScalingPoint]) -> None:
                 handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
 
-def _rows_axis(axes: Axes, points: Sequence[ScalingPoint]) -> list[float]:
-    """Places of the bars from above, with a gap between modes."""
+def _rows_axis(axes: Axes, points: Sequence[ScalingPoint], *, named: bool = False) -> list[float]:
+    """Places of the bars from above, with a gap between modes and room for a legend below."""
     places, gap = [], 0.0
     for i, point in enumerate(points):
         gap += 0.4 if i and point.mode != points[i - 1].mode else 0.0
         places.append(i + gap)
-    axes.set_yticks(places, [point.label for point in points], fontsize=9)
-    axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_yticks(places, [point.label if named else "" for point in points], fontsize=9)
+    room = 0.16 * (places[-1] + 1.2)
+    axes.set_ylim(places[-1] + 0.6 + room, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     return places
 
 
-def _bars(axes: Axes, points: Sequence[ScalingPoint]) -> None:
+def _bar(axes: Axes, place: float, width: float, colour: str, left: float = 0.0) -> None:
+    axes.barh(place, width, 0.74, left, color=colour, ec="white", lw=0.6)
+
+
+def _finish_bars(axes: Axes, label: str, title: str, handles: Sequence[Patch]) -> None:
+    axes.set_xlim(0, 1.3 * axes.get_xlim()[1])
+    dress(axes, label, "", title)
+    axes.tick_params(axis="y", left=False, right=False)
+    if handles:
+        axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="lower left",
+                    ncols=len(handles), bbox_to_anchor=(0.0, -0.02), handlelength=1.2,
+                    handletextpad=0.5, columnspacing=1.0)  # fmt: skip
+
+
+def _startup(axes: Axes, points: Sequence[ScalingPoint]) -> None:
+    for place, point in zip(_rows_axis(axes, points, named=True), points, strict=True):
+        if point.startup is not None:
+            _bar(axes, place, point.startup, START_COLOUR)
+            axes.text(point.startup, place, f" {point.startup:.1f}", va="center", fontsize=8.5)
+    _finish_bars(axes, "seconds", "start-up", ())
+
+
+def _work(axes: Axes, points: Sequence[ScalingPoint]) -> None:
     used: dict[str, None] = {}
     for place, point in zip(_rows_axis(axes, points), points, strict=True):
         left = 0.0
-        for name, colour in PART_COLOURS.items():
-            width = point.startup if name == _START else point.parts.get(name)
-            if width:
-                used[name] = None
-                hatch = "////" if name == _START else None
-                axes.barh(place, width, 0.74, left, color=colour, ec="white", lw=0.6, hatch=hatch)
-                left += width
-        axes.text(left, place, f" {left:.1f} s", va="center", fontsize=8.5, color=INK)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, 1.12 * high)
-    dress(axes, "seconds", "", "where the wall time goes")
-    axes.tick_params(axis="y", left=False, right=False)
+        for name in (name for name in PART_COLOURS if point.parts.get(name)):
+            used[name] = None
+            _bar(axes, place, point.parts[name], PART_COLOURS[name], left)
+            left += point.parts[name]
+        axes.text(left, place, f" {left:.3g}", va="center", fontsize=8.5, color=INK)
     handles = [
-        Patch(facecolor=PART_COLOURS[name], ec="white", hatch="////" if name == _START else None,
-              label=name)
-        for name in PART_COLOURS if name in used
-    ]  # fmt: skip
-    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="lower center", ncols=4,
-                bbox_to_anchor=(0.5, -0.02), handlelength=1.3, columnspacing=1.0)  # fmt: skip
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom + 0.9, top)
+        Patch(color=colour, label=name) for name, colour in PART_COLOURS.items() if name in used
+    ]
+    _finish_bars(axes, "seconds", "work: where its wall time goes", handles)
 
 
 def _memory(axes: Axes, points: Sequence[ScalingPoint]) -> None:
     known = False
-    places = _rows_axis(axes, points)
-    for place, point in zip(places, points, strict=True):
+    for place, point in zip(_rows_axis(axes, points), points, strict=True):
         total, largest = point.memory
         if total is not None:
-            axes.barh(place, total, 0.74, color="#b9cfe0", ec="white", lw=0.6)
+            _bar(axes, place, total, MEMORY_COLOURS[0])
             axes.text(total, place, f" {total:,.0f}", va="center", fontsize=8.5, color=INK)
             known = True
         if largest is not None:
-            axes.barh(place, largest, 0.36, color="#3d6a8f", ec="white", lw=0.6)
-    dress(axes, "MiB", "", "peak memory of workers")
-    axes.tick_params(axis="y", left=False, right=False)
+            axes.barh(place, largest, 0.34, color=MEMORY_COLOURS[1], ec="white", lw=0.6)
     if not known:
+        dress(axes, "MiB", "", "peak memory of workers")
         say(axes, "not known")
         return
-    axes.set_xlim(0, 1.22 * axes.get_xlim()[1])
-    handles = [Patch(color="#b9cfe0", label="all"), Patch(color="#3d6a8f", label="largest")]
-    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="lower center", ncols=2,
-                bbox_to_anchor=(0.5, -0.02), handlelength=1.3)  # fmt: skip
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom + 0.9, top)
+    handles = [
+        Patch(color=colour, label=name)
+        for name, colour in zip(("all", "largest"), MEMORY_COLOURS, strict=True)
+    ]
+    _finish_bars(axes, "MiB", "peak memory of workers", handles)

@@ -211,35 +211,64 @@ def fastest(results: Iterable[Result], wanted: Iterable[Measurement]) -> list[Re
 
 # The table -------------------------------------------------------------------------------------
 
-HEAD = ("stage", "mode", "workers", "rows", "batch", "start-up, s", "work, s", "wall, µs/row",
-        "CPU, µs/row", "CPU more", "efficiency", "where the work's time goes",
-        "memory, MiB: all, largest", "others' CPUs", "load: begin, end")  # fmt: skip
+TIMES = ("measured", "rows", "batch", "wall, µs/row", "CPU, µs/row", "CPU more",
+         "efficiency")  # fmt: skip
+WHERE = ("measured", "start-up, s", "work, s", "data", "compute", "all-reduce",
+         "driver alone")  # fmt: skip
+USED = ("measured", "memory, MiB", "largest", "Ray's CPU, s", "others' cores",
+        "load at begin", "load at end")  # fmt: skip
+Lines = list[tuple[str, ...]]
 
 
-def lines_of(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The table as text, one line a result; `HEAD` has its columns."""
-    return [_line(result, baseline(result, results)) for result in results]
+def tables(results: Sequence[Result]) -> dict[str, tuple[tuple[str, ...], Lines]]:
+    """The results as text: by title, the names of columns and one line a result."""
+    times = [_times(result, baseline(result, results)) for result in results]
+    return {
+        "Time a row": (TIMES, times),
+        "Where the time goes": (WHERE, [_where(result) for result in results]),
+        "Memory, and the machine": (USED, [_used(result) for result in results]),
+    }
 
 
-def _line(result: Result, base: Result) -> tuple[str, ...]:
+def _name(result: Result) -> str:
+    return f"{result.stage} {result.mode} {result.workers}{' †' if result.crowded else ''}"
+
+
+def _times(result: Result, base: Result) -> tuple[str, ...]:
     first = result.workers == base.workers
     more = growth(result, base)
     return (
-        result.stage,
-        result.mode,
-        f"{result.workers}{' †' if result.crowded else ''}",
+        _name(result),
         f"{result.rows:,}",
         f"{result.batch:,}" if result.batch else "–",
-        _number(result.startup_seconds, ".1f"),
-        f"{result.work_seconds:.2f}",
         f"{result.wall_us:,.0f}",
         _number(result.cpu_us, ",.0f"),
-        "–" if first or more is None else f"{100 * more:+.0f} %",
+        "–" if first or more is None else f"{100 * more:+.1f} %",
         f"{efficiency(result, base):.2f}",
-        ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares(result).items()),
-        f"{_number(result.memory_sum_mib, ',.0f')}, {_number(result.memory_max_mib, ',.0f')}",
+    )
+
+
+def _where(result: Result) -> tuple[str, ...]:
+    seconds = (result.data_seconds, result.compute_seconds, result.reduce_seconds,
+               result.driver_seconds)  # fmt: skip
+    shares = (None if part is None else 100 * part / result.work_seconds for part in seconds)
+    return (
+        _name(result),
+        _number(result.startup_seconds, ".1f"),
+        f"{result.work_seconds:.2f}",
+        *("–" if share is None else f"{share:.0f} %" for share in shares),
+    )
+
+
+def _used(result: Result) -> tuple[str, ...]:
+    return (
+        _name(result),
+        _number(result.memory_sum_mib, ",.0f"),
+        _number(result.memory_max_mib, ",.0f"),
+        _number(result.ray_cpu_seconds, ".2f"),
         _number(result.other_cpus, ".2f"),
-        f"{result.load_begin:.1f}, {result.load_end:.1f}",
+        f"{result.load_begin:.1f}",
+        f"{result.load_end:.1f}",
     )
 
 
@@ -265,18 +294,16 @@ def parts(result: Result) -> dict[str, float]:
     return known | ({REST: rest} if rest > 1e-4 * result.work_seconds else {})
 
 
-def shares(result: Result) -> dict[str, float]:
-    """Parts of the work, of sum 1."""
-    return {name: value / result.work_seconds for name, value in parts(result).items()}
-
-
 def notes(results: Sequence[Result]) -> list[str]:
     """What a reader has to know of the table: the machine, and which lines to doubt."""
     n_cores = max((result.cores for result in results), default=0)
     found = [
-        f"Machine: {n_cores} cores. Start-up (Ray, workers, their libraries) is not in the work.",
+        f"Measured: stage, mode, workers; on {n_cores} cores. Start-up (Ray, workers, their libraries) is not in the work.",
         "Efficiency: rows a second and worker, relative to the fewest workers. "
         "CPU more: CPU time a row, relative to them.",
+        "Parts are of the work's wall time; compute of ingest and encode is their tasks, which "
+        "read too. Memory: peak of all of Ray's workers together, and of one. "
+        "Others' cores: kept busy by other processes meanwhile.",
     ]
     crowded = [result for result in results if result.crowded]
     if crowded:
@@ -292,16 +319,19 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def markdown(results: Sequence[Result], command: str) -> str:
-    """The table as a Markdown page.
+    """The tables as a Markdown page.
 
     Parameters
     ----------
     results
-        As in `lines_of`.
+        As in `tables`.
     command
         What printed it.
     """
-    rows = [HEAD, ["---"] * len(HEAD), *lines_of(results)]
-    table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
-    said = "\n".join(f"- {note}" for note in notes(results))
-    return f"# Scaling\n\n`{command}`\n\n{table}\n{said}\n"
+    text = [f"# Scaling\n\n`{command}`\n"]
+    for title, (names, lines) in tables(results).items():
+        rows = [names, ["---"] * len(names), *lines]
+        table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
+        text.append(f"## {title}\n\n{table}")
+    text.append("\n".join(f"- {note}" for note in notes(results)) + "\n")
+    return "\n".join(text)
