@@ -126,16 +126,16 @@ def read_results(path: Path) -> list[Result]:
     """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        lines = list(reader)
-    if reader.fieldnames != [*NAMES, *DERIVED]:
-        raise UsageError(_not_ours(path, f"the columns {', '.join(reader.fieldnames or ())}"))
     types = get_type_hints(Result)
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, lines = list(reader.fieldnames or ()), list(reader)
+        if columns != [*NAMES, *DERIVED]:
+            raise UsageError(_not_ours(path, f"the columns {', '.join(columns) or '(none)'}"))
         return [Result(**{name: _value(line[name], types[name]) for name in NAMES})
                 for line in lines]  # fmt: skip
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise UsageError(_not_ours(path, str(error))) from error
 
 
@@ -211,12 +211,13 @@ def fastest(results: Iterable[Result], wanted: Iterable[Measurement]) -> list[Re
 
 # The table -------------------------------------------------------------------------------------
 
-TIMES = ("measured", "rows", "batch", "wall, µs/row", "CPU, µs/row", "CPU more",
+# A new line keeps a column narrow on a terminal.
+TIMES = ("measured", "rows", "batch", "wall\nµs/row", "CPU\nµs/row", "CPU\nmore",
          "efficiency")  # fmt: skip
-WHERE = ("measured", "start-up, s", "work, s", "data", "compute", "all-reduce",
-         "driver alone")  # fmt: skip
-USED = ("measured", "memory, MiB", "largest", "Ray's CPU, s", "others' cores",
-        "load at begin", "load at end")  # fmt: skip
+WHERE = ("measured", "start-up\ns", "work\ns", "data", "compute", "all-reduce",
+         "driver\nalone")  # fmt: skip
+USED = ("measured", "memory\nMiB", "largest\nMiB", "Ray's\nCPU, s", "others'\ncores",
+        "load at\nbegin", "load\nat end")  # fmt: skip
 Lines = list[tuple[str, ...]]
 
 
@@ -298,7 +299,8 @@ def notes(results: Sequence[Result]) -> list[str]:
     """What a reader has to know of the table: the machine, and which lines to doubt."""
     n_cores = max((result.cores for result in results), default=0)
     found = [
-        f"Measured: stage, mode, workers; on {n_cores} cores. Start-up (Ray, workers, their libraries) is not in the work.",
+        f"Measured: stage, mode, workers; on {n_cores} cores. Start-up (Ray, workers, their "
+        "libraries) is not in the work.",
         "Efficiency: rows a second and worker, relative to the fewest workers. "
         "CPU more: CPU time a row, relative to them.",
         "Parts are of the work's wall time; compute of ingest and encode is their tasks, which "
@@ -330,7 +332,7 @@ def markdown(results: Sequence[Result], command: str) -> str:
     """
     text = [f"# Scaling\n\n`{command}`\n"]
     for title, (names, lines) in tables(results).items():
-        rows = [names, ["---"] * len(names), *lines]
+        rows = [[name.replace("\n", ", ") for name in names], ["---"] * len(names), *lines]
         table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
         text.append(f"## {title}\n\n{table}")
     text.append("\n".join(f"- {note}" for note in notes(results)) + "\n")
