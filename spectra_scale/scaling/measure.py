@@ -5,7 +5,6 @@ So the driver's memory and libraries are as in a run of that stage alone, and Ra
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ import psutil
 import pyarrow as pa
 
 from spectra_scale.compute.place import Place, open_place
+from spectra_scale.compute.progress import log_to_terminal
 from spectra_scale.config import Job, ReleaseSection
 from spectra_scale.errors import SpectraScaleError, explain_system_error
 from spectra_scale.jobfile import make_job
@@ -41,7 +41,6 @@ from spectra_scale.store.arrays import Layout
 from spectra_scale.store.artifact import open_artifact
 from spectra_scale.store.tables import read_table
 
-log = logging.getLogger(__name__)
 #: Numbers by column; None where one cannot be told.
 Found = dict[str, float | None]
 
@@ -279,11 +278,7 @@ def _end_with_parent() -> None:
 
 def main(task: Path, out: Path) -> None:
     """Read a task, measure, and write what was found, or why it failed."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
-    for noisy in ("distributed", "ray", "numba", "matplotlib", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_terminal()
     _end_with_parent()
     data = read_json(task)
     try:
@@ -293,6 +288,9 @@ def main(task: Path, out: Path) -> None:
         result = {"error": str(error)}
     except OSError as error:
         result = {"error": explain_system_error(error)[0]}
+    except KeyboardInterrupt:
+        # The process that started this one was told too, and says so.
+        raise SystemExit(130) from None
     write_json(out, result)
 
 
