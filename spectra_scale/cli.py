@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -354,7 +353,7 @@ def scaling(
 
     What is not given is the job's own. The same command again goes on with what is missing.
     """
-    from spectra_scale.scaling.plan import scaling_job
+    from spectra_scale.scaling.plan import command_line, scaling_job
 
     changes = {"stages": stages, "modes": mode, "workers": workers, "rows": rows,
                "batch": batch, "epochs": epochs, "repeats": repeats}  # fmt: skip
@@ -362,8 +361,7 @@ def scaling(
     from spectra_scale.scaling.command import scale
     from spectra_scale.scaling.table import notes, tables
 
-    words = ["spectra-scale", *sys.argv[1:]]
-    report = scale(wanted, words)
+    report = scale(wanted, command_line(job, changes, settings or (), out))
     for title, (names, lines) in tables(report.results).items():
         _print_table(names, lines, title)
     for note in notes(report.results):

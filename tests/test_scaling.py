@@ -312,21 +312,21 @@ def test_a_test_that_was_killed_goes_on_with_what_is_missing(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(command, "_measured", dies)
         with pytest.raises(Killed):
-            command.scale(job, ["x"])
+            command.scale(job, "x")
     assert [each.measurement for each in read_results(tmp_path / "scaling.csv")] == wanted[:5]
-    report = command.scale(job, ["x"])
+    report = command.scale(job, "x")
     assert measured == wanted
     assert [each.measurement for each in report.results] == wanted
     # A third time there is nothing left, and the inputs are not asked for.
     monkeypatch.setattr(command, "make_inputs", None)
-    again = command.scale(job, ["x"])
+    again = command.scale(job, "x")
     assert measured == wanted
     assert [each.measurement for each in again.results] == wanted
 
 
 def test_rows_of_other_sizes_stay_in_the_csv_and_out_of_the_table(tmp_path, measured):
-    command.scale(small_job(tmp_path), ["x"])
-    report = command.scale(small_job(tmp_path, rows=1024, stages="encode"), ["x"])
+    command.scale(small_job(tmp_path), "x")
+    report = command.scale(small_job(tmp_path, rows=1024, stages="encode"), "x")
     assert {each.stage for each in report.results} == {"encode"}
     assert len(read_results(tmp_path / "scaling.csv")) == 12 + 4
 
@@ -340,6 +340,7 @@ def test_the_command_prints_its_table_and_names_its_files(tmp_path, capsys, meas
     assert "encode strong 2" in out
     assert out.endswith("".join(f"{tmp_path / f'scaling.{s}'}\n" for s in ("md", "csv", "png")))
     page = (tmp_path / "scaling.md").read_text()
+    assert f"`spectra-scale scaling --out {tmp_path} --rows 512 --batch 256 --set" in page
     assert page.count("\n| ") == 3 * (2 + 12)
     assert "| measured | rows | batch | wall, µs/row |" in page
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
@@ -347,7 +348,7 @@ def test_the_command_prints_its_table_and_names_its_files(tmp_path, capsys, meas
 
 def test_more_workers_than_cores_are_measured_with_a_warning(tmp_path, caplog, measured):
     many = 2 * (os.cpu_count() or 1)
-    report = command.scale(small_job(tmp_path, modes="weak", workers=f"1,{many}"), ["x"])
+    report = command.scale(small_job(tmp_path, modes="weak", workers=f"1,{many}"), "x")
     assert f"{many} workers on {meter.cores()} cores will wait for each other" in caplog.text
     assert max(each.workers for each in report.results) == many
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -53,7 +52,7 @@ class Report:
     files: tuple[Path, ...]
 
 
-def scale(job: Job, command: Sequence[str]) -> Report:
+def scale(job: Job, command: str) -> Report:
     """Run every measurement that is not there, and write table, CSV and figure.
 
     Parameters
@@ -88,7 +87,7 @@ def scale(job: Job, command: Sequence[str]) -> Report:
             write_results(path, results)
             progress.advance(1, this.label)
         shown = fastest(results, wanted)
-        write_bytes(job.out / TABLE, markdown(shown, shlex.join(command)).encode())
+        write_bytes(job.out / TABLE, markdown(shown, command).encode())
         write_bytes(job.out / FIGURE, _figure(shown))
     return Report(shown, (job.out / TABLE, path, job.out / FIGURE))
 

@@ -193,14 +193,14 @@ class _Begun:
     def look(self) -> int:
         """Epochs done so far."""
         # Here, since it brings PyTorch, which ingest does without.
-        from spectra_scale.stages.train.worker import HISTORY, read_history
+        from spectra_scale.stages.train.worker import BASELINE, HISTORY, read_history
 
         path = self._out / HISTORY
         records = read_history(path)
         if records and self.startup is None:
             # The baseline is the last thing that is written before the workers are asked for,
             # and the history is written at the end of an epoch.
-            asked = (self._out / "baseline.safetensors").stat().st_mtime
+            asked = (self._out / BASELINE).stat().st_mtime
             trained = sum(record["seconds"] for record in records)
             self.startup = max(0.0, path.stat().st_mtime - trained - asked)
         return len(records)

@@ -21,6 +21,8 @@ from spectra_scale.compute.place import Place, Work
 T = TypeVar("T")
 R = TypeVar("R")
 MIB = 2.0**20
+#: What Ray calls the processes that train; Ray Train has half a dozen others.
+RANK = "RayTrainWorker"
 #: Longest wait for all workers to have begun a task, in seconds.
 PATIENCE = 60.0
 
@@ -165,7 +167,7 @@ class Snapshot:
     busy
         CPU seconds of the whole machine.
     workers
-        Memory (MiB) of each of Ray's worker processes now.
+        Memory (MiB) now of each process that trains.
     """
 
     time: float
@@ -185,8 +187,7 @@ def snapshot(process: psutil.Process) -> Snapshot:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied), child.oneshot():
             times = child.cpu_times()
             tree += times.user + times.system + times.children_user + times.children_system
-            # Ray gives its workers names of their own.
-            if child.name().startswith("ray::"):
+            if RANK in child.name():
                 workers[child.pid] = child.memory_info().rss / MIB
     all_ = psutil.cpu_times()
     busy = sum(all_) - all_.idle - getattr(all_, "iowait", 0.0)
@@ -237,7 +238,7 @@ class Watch:
         self._looked = 0.0
         #: Snapshots by how often it had happened, the first of each.
         self.seen: dict[int, Snapshot] = {}
-        #: Most memory (MiB) of the workers together, and of one of them.
+        #: Most memory (MiB) of those that train together, and of one of them.
         self.memory_sum = self.memory_max = 0.0
 
     def __enter__(self) -> Watch:

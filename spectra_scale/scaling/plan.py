@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -109,6 +110,24 @@ def scaling_job(
     for setting in given:
         set_value(data, setting)
     return _checked(make_job(data, "scaling"))
+
+
+def command_line(
+    path: Path | None, changes: Mapping[str, Any], settings: Sequence[str], out: Path | None
+) -> str:
+    """The command that gives `scaling_job` these arguments, to stand above its tables.
+
+    Examples
+    --------
+    >>> command_line(None, {"modes": "weak", "rows": 512, "batch": None}, ["limit=9"], Path("x"))
+    'spectra-scale scaling --out x --mode weak --rows 512 --set limit=9'
+    """
+    words = ["spectra-scale", "scaling"] + ([] if path is None else [str(path)])
+    words += [] if out is None else ["--out", str(out)]
+    for name, value in changes.items():
+        if value is not None:
+            words += ["--mode" if name == "modes" else f"--{name}", str(value)]
+    return shlex.join(words + [word for setting in settings for word in ("--set", setting)])
 
 
 def _items(value: Any) -> Any:

@@ -304,7 +304,7 @@ def notes(results: Sequence[Result]) -> list[str]:
         "Efficiency: rows a second and worker, relative to the fewest workers. "
         "CPU more: CPU time a row, relative to them.",
         "Parts are of the work's wall time; compute of ingest and encode is their tasks, which "
-        "read too. Memory: peak of all of Ray's workers together, and of one. "
+        "read too. Memory: peak of all workers together, and of one. "
         "Others' cores: kept busy by other processes meanwhile.",
     ]
     crowded = [result for result in results if result.crowded]
