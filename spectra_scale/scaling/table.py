@@ -313,7 +313,7 @@ def notes(results: Sequence[Result]) -> list[str]:
         found.append(
             f"† {len(crowded)} of {len(results)} measurements had more workers than free cores "
             f"(other processes kept up to {others:.1f} of {n_cores} busy): their wall times and "
-            "efficiencies say little, their CPU times are somewhat too high."
+            "efficiencies say little, and their CPU times vary by some per cent."
         )
     if any(result.cpu_seconds is None for result in results):
         found.append("The history of this version's training has no CPU times (–).")
@@ -332,7 +332,7 @@ def markdown(results: Sequence[Result], command: str) -> str:
     """
     text = [f"# Scaling\n\n`{command}`\n"]
     for title, (names, lines) in tables(results).items():
-        rows = [[name.replace("\n", ", ") for name in names], ["---"] * len(names), *lines]
+        rows = [[name.replace("\n", " ") for name in names], ["---"] * len(names), *lines]
         table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
         text.append(f"## {title}\n\n{table}")
     text.append("\n".join(f"- {note}" for note in notes(results)) + "\n")
