@@ -29,6 +29,7 @@ from spectra_scale.config.data import (
     PrepareSection,
     ReleaseSection,
 )
+from spectra_scale.config.scaling import ScalingSection
 from spectra_scale.config.train import TrainSection
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "RegionsSection",
     "ReleaseSection",
     "ReportSection",
+    "ScalingSection",
     "Settings",
     "StackSection",
     "TrainSection",
@@ -109,6 +111,7 @@ class Job(Settings):
     report: ReportSection = ReportSection()
     compute: ComputeSection = ComputeSection()
     models: ModelsSection = ModelsSection.model_construct(source=None)
+    scaling: ScalingSection = ScalingSection()
 
     @model_validator(mode="after")
     def _has_release(self) -> Job:
