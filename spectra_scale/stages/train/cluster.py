@@ -80,10 +80,15 @@ def _ray_worker(settings: dict[str, Training]) -> None:
     # Ray gives each worker its CPUs; more threads than that fight each other (docs/libraries.md).
     torch.set_num_threads(1)
 
-    def report(record: EpochRecord) -> None:
-        ray.train.report(record.to_dict())
+    training = settings["training"]
 
-    work(settings["training"], TorchDistributed(), pick_device(), report)
+    def report(record: EpochRecord) -> None:
+        # Not every epoch: `report` waits until the controller looks, once in two seconds. The
+        # history is on disk, from which the driver tells of every epoch.
+        if record.epoch == training.settings.epochs:
+            ray.train.report(record.to_dict())
+
+    work(training, TorchDistributed(), pick_device(), report)
 
 
 class _Watch:
