@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spectra_scale.errors import DamagedArtifactError, UsageError
@@ -22,6 +22,7 @@ from spectra_scale.models.autoencoder import Architecture, AutoEncoder
 from spectra_scale.models.normalise import Normalisation
 from spectra_scale.models.records import EpochRecord, TrainState, new_state
 from spectra_scale.models.train_inputs import TrainSettings
+from spectra_scale.provenance import write_bytes, write_json
 
 CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/2"
 MODEL_SCHEMA = "spectra_scale.autoencoder/1"
@@ -60,10 +61,10 @@ def save_checkpoint(
     previous = _previous(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(_weights(model), partial / "weights.safetensors")
-    save_file(_moments(model, state), partial / "optimiser.safetensors")
+    tensors = {"weights.safetensors": _weights(model),
+               "optimiser.safetensors": _moments(model, state)}  # fmt: skip
     if state.best:
-        save_file({name: value.cpu() for name, value in state.best.items()}, partial / _BEST)
+        tensors[_BEST] = {name: value.cpu() for name, value in state.best.items()}
     fields = {
         "schema": CHECKPOINT_SCHEMA,
         "epoch": state.epoch,
@@ -76,7 +77,14 @@ def save_checkpoint(
         "settings": settings.to_dict(),
         "history": [record.to_dict() for record in state.history],
     }
-    (partial / "state.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    try:
+        for name, values in tensors.items():
+            write_bytes(partial / name, save(values))
+        write_json(partial / "state.json", fields)
+    except OSError:
+        # A full disk keeps the older checkpoint, and is not kept full by half of a new one.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     # A directory cannot be replaced in one step: killed in between, `previous` is still there,
     # and `has_checkpoint` and `load_checkpoint` find it.
     if directory.exists():
@@ -161,11 +169,8 @@ def save_model(
         "normalisation": normalisation.to_dict(),
         "metadata": dict(metadata or {}),
     }
-    partial = directory / "model.partial"
-    save_file(_weights(model), partial)
-    partial.replace(directory / "model.safetensors")
-    partial.write_text(json.dumps(fields, indent=1), encoding="utf-8")
-    partial.replace(directory / "model.json")
+    write_bytes(directory / "model.safetensors", save(_weights(model)))
+    write_json(directory / "model.json", fields)
 
 
 def load_model(directory: Path) -> tuple[AutoEncoder, Normalisation, dict[str, Any]]:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.checkpoint import load_model
 from spectra_scale.models.normalise import Normalisation, Normalised, scale_in_place
+from spectra_scale.provenance import write_bytes
 
 Floats = NDArray[np.float32]
 FILL = "fill.safetensors"
@@ -80,13 +81,11 @@ class ModelInputs:
     def save(self, directory: Path) -> None:
         """Write the fill, if there is one; the normalisation is in ``model.json``."""
         if self.fill is not None:
-            partial = directory / f"{FILL}.partial"
             arrays = {
                 "mean": np.ascontiguousarray(self.fill.mean),
                 "components": np.ascontiguousarray(self.fill.components),
             }
-            save_file(arrays, partial)
-            partial.replace(directory / FILL)
+            write_bytes(directory / FILL, save(arrays))
 
 
 def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:

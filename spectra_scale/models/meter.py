@@ -16,6 +16,17 @@ T = TypeVar("T")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
 
 
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    try:
+        # getrusage would count what the parent had when it forked this process.
+        with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
+            (line,) = (line for line in file if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    except (OSError, ValueError):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 2**20
+
+
 class Meter:
     """Clocks of one epoch on one rank; they run from when it is made."""
 
@@ -46,7 +57,7 @@ class Meter:
         """Times and memory for `EpochRecord`, over all ranks; every rank must call it."""
         found = [self._data, self._reduce, time.process_time() - self._cpu]
         seconds = time.perf_counter() - self._wall
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 2**20
+        memory = peak_memory()
         each = [memory if rank == comm.rank else 0.0 for rank in range(comm.world_size)]
         together = torch.tensor([*found, *each], dtype=torch.float64)
         comm.sum_(together)
