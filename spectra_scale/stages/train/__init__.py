@@ -137,6 +137,7 @@ def _training(
             schedule=config.schedule,
             warmup_epochs=config.warmup_epochs,
             loss=config.loss,
+            kernel_width=config.kernel_width,
             snr_cap=cap,
             variance_scale=config.variance_scale,
             patience=config.patience,

@@ -24,6 +24,7 @@ from spectra_scale.models.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    save_loss,
     save_model,
 )
 from spectra_scale.models.initialise import start_from_components
@@ -136,7 +137,7 @@ def work(
     source = open_source(spectra, training, (streams, validation), comm, device)
     keeper = _Keeper(training, settings, model, comm, report)
     try:
-        train(
+        state = train(
             *(model, source, streams, validation, settings, comm),
             on_epoch=keeper.after, on_pause=keeper.save, state=state, row_weights=rows["weight"],
         )  # fmt: skip
@@ -145,6 +146,7 @@ def work(
         raise SpectraScaleError(msg) from error
     if comm.rank == 0:
         inputs.save(training.out)
+        save_loss(training.out, state.loss)
         save_model(training.out, model, training.normalisation, {"fill": training.fill})
 
 
