@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.losses import training_ivar, valid_count
-from spectra_scale.models.misfit import Loss, Misfit
+from spectra_scale.models.misfit import Chi2, Loss, Misfit
 from spectra_scale.models.precision import products_in
 from spectra_scale.models.train_inputs import TrainSettings
 
@@ -88,12 +88,42 @@ def batch_loss(  # noqa: PLR0913 - a batch, its weights, and how the loss is tak
 @torch.no_grad()
 def _sums(found: Misfit, ivar: Tensor, settings: TrainSettings) -> Tensor:
     """`SUMS` of a batch, whatever is minimised."""
+    four = _four_chi2(found, ivar)
+    # The divisor of `batch_masked` is no spectrum's own.
+    minimised = four[0] if settings.loss == "batch_masked" else found.loss
+    sums = torch.cat([four, minimised[None]]).sum(dim=1, dtype=torch.float64)
+    return torch.cat([sums, sums.new_full((1,), len(ivar))])
+
+
+def _four_chi2(found: Misfit, ivar: Tensor) -> Tensor:
+    """The four χ² of each spectrum in the order of `SUMS`, shape (4, spectrum)."""
     n_valid, n_pixels = valid_count(ivar), ivar.shape[1]
     plain = torch.linalg.vecdot(found.residual * ivar, found.residual)
-    eq1 = found.squares / n_pixels
-    # The divisor of `batch_masked` is no spectrum's own.
-    minimised = eq1 if settings.loss == "batch_masked" else found.loss
-    each = torch.stack([eq1, found.squares / n_valid,
-                        plain / n_pixels, plain / n_valid, minimised])  # fmt: skip
-    sums = each.sum(dim=1, dtype=torch.float64)
-    return torch.cat([sums, sums.new_full((1,), len(ivar))])
+    return torch.stack([found.squares / n_pixels, found.squares / n_valid,
+                        plain / n_pixels, plain / n_valid])  # fmt: skip
+
+
+@torch.inference_mode()
+def chi2_by_spectrum(
+    model: AutoEncoder,
+    spectra: tuple[Tensor, Tensor],
+    settings: TrainSettings,
+    *,
+    inpaint: bool = False,
+) -> Tensor:
+    """Eq. 1 and eq. 2 of the paper with the loss's ivar, then with that of the sample; float32.
+
+    Parameters
+    ----------
+    model, spectra, settings, inpaint
+        As for `batch_loss`.
+
+    Returns
+    -------
+    Shape (4, spectrum): the first four of `SUMS`.
+    """
+    flux, ivar = spectra
+    recon: Tensor = model(filled(model, flux, ivar) if inpaint else flux)
+    weight = training_ivar(flux, ivar, settings.snr_cap, settings.variance_scale)
+    found: Misfit = Chi2("chi2")(recon, flux, weight, 1.0)
+    return _four_chi2(found, ivar)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalisation
     from spectra_scale.stages.train.worker import Training
 
-VERSION = 2
+VERSION = 3
 KIND = "train"
 #: Settings that say where and how safely it runs, not what comes out.
 FREE = ("engine", "workers", "min_workers", "max_failures", "checkpoint_every",
@@ -70,7 +69,8 @@ def run(
         Where the pass over the sample runs that finds usable rows and normalisation.
     out
         Directory of the artifact: ``model.safetensors`` and ``model.json``, ``history.parquet``
-        (both losses on both splits by epoch), ``baseline.safetensors``, ``checkpoint/``.
+        (both losses on both splits by epoch), ``baseline.safetensors``, ``model_card.json`` and
+        ``MODEL_CARD.md``, ``checkpoint/``.
     recipe
         What it is made from.
 
@@ -98,6 +98,9 @@ def run(
             train_on_ray(training, config, inputs.compute)
     else:
         _train_here(training, inputs.compute.workers)
+    from spectra_scale.stages.train.card import write_card
+
+    card = write_card(sample, rows, training, config, recipe, place)
     history = _publish_history(out)
     last = {name: history[name][-1].as_py() for name in history.column_names}
     return finish(
@@ -105,7 +108,7 @@ def run(
         recipe,
         counts=rows.counts,
         metrics={"last epoch": last, "baseline": baseline,
-                 "parameters": _n_parameters(training)},
+                 "parameters": card["model"]["parameters"]},
         where={"engine": config.engine, "workers": config.workers},
     )  # fmt: skip
 
@@ -234,12 +237,6 @@ def _baseline(
         "validation_chi2_uncapped": float(np.mean(found.chi2)),
         "validation_chi2_valid_uncapped": float(np.mean(found.chi2_valid)),
     }
-
-
-def _n_parameters(training: Training) -> int:
-    sizes = training.architecture.sizes
-    # Encoder layers have biases of the next size, the mirrored decoder's of the one before.
-    return sum(2 * a * b + a + b for a, b in pairwise(sizes))
 
 
 def architecture_of(path: Path) -> dict[str, Any]:
