@@ -225,7 +225,8 @@ FILES = {
     "prepare": "`arrays/`, `index.parquet`, `dropped.parquet`, `shards.parquet`",
     "train": "`model.safetensors`, `model.json`, `history.parquet`, `baseline.safetensors`, "
     '`fill.safetensors` (with `fill`), `loss.safetensors` (with `loss = "mixture_density"`), '
-    "`model_card.json`, `MODEL_CARD.md`, `rows.npz`, `checkpoint/`",
+    "`model_card.json`, `MODEL_CARD.md`, `rows.npz`, `checkpoint/`, `tensorboard/` (curves; "
+    "not among the manifest's files)",
     "encode": "`objects/RELEASE.parquet`, `residuals.safetensors`",
     "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",

@@ -70,7 +70,7 @@ def run(
     out
         Directory of the artifact: ``model.safetensors`` and ``model.json``, ``history.parquet``
         (both losses on both splits by epoch), ``baseline.safetensors``, ``model_card.json`` and
-        ``MODEL_CARD.md``, ``checkpoint/``.
+        ``MODEL_CARD.md``, ``checkpoint/``, and learning curves in ``tensorboard/``.
     recipe
         What it is made from.
 

@@ -41,6 +41,7 @@ from spectra_scale.models.training import (
     is_finished,
     train,
 )
+from spectra_scale.stages.train.curves import Curves
 from spectra_scale.stages.train.rows import PIXEL_BYTES, Spectra, StreamedRows, held_rows
 from spectra_scale.stages.train.scan import read_usable_rows
 from spectra_scale.store.tables import read_table
@@ -135,7 +136,8 @@ def work(
     if has_checkpoint(training.out / CHECKPOINT):
         state = load_checkpoint(training.out / CHECKPOINT, model, settings, training.normalisation)
     source = open_source(spectra, training, (streams, validation), comm, device)
-    keeper = _Keeper(training, settings, model, comm, report)
+    curves = Curves(training.out, state) if comm.rank == 0 else None
+    keeper = _Keeper(training, settings, model, comm, report, curves)
     try:
         state = train(
             *(model, source, streams, validation, settings, comm),
@@ -144,6 +146,9 @@ def work(
     except DivergedError as error:
         msg = f"{error}{_named(training, error.rows)}"
         raise SpectraScaleError(msg) from error
+    finally:
+        if curves is not None:
+            curves.close()
     if comm.rank == 0:
         inputs.save(training.out)
         save_loss(training.out, state.loss)
@@ -159,6 +164,7 @@ class _Keeper:
     model: AutoEncoder
     comm: Communicator
     report: Callable[[EpochRecord], None]
+    curves: Curves | None
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint."""
@@ -168,6 +174,9 @@ class _Keeper:
 
     def after(self, record: EpochRecord, state: TrainState) -> None:
         """Write the history of an epoch, and a checkpoint when one is due."""
+        if self.curves is not None:
+            # Before the checkpoint, so that a resume finds no epoch missing in the curves.
+            self.curves.add(record)
         if self.settings.checkpoint_due(record.epoch) or is_finished(state, self.settings):
             self.save(state)
         if self.comm.rank == 0:
