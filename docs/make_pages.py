@@ -224,7 +224,9 @@ FILES = {
     "label": "`objects/RELEASE.parquet`",
     "prepare": "`arrays/`, `index.parquet`, `dropped.parquet`, `shards.parquet`",
     "train": "`model.safetensors`, `model.json`, `history.parquet`, `baseline.safetensors`, "
-    "`fill.safetensors` (with `fill`), `rows.npz`, `checkpoint/`",
+    '`fill.safetensors` (with `fill`), `loss.safetensors` (with `loss = "mixture_density"`), '
+    "`model_card.json`, `MODEL_CARD.md`, `rows.npz`, `checkpoint/`, `tensorboard/` (curves; "
+    "not among the manifest's files)",
     "encode": "`objects/RELEASE.parquet`, `residuals.safetensors`",
     "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",

@@ -91,10 +91,10 @@ def _print_estimate(wanted: Job, found: Any) -> None:
 @app.command()
 def status(path: RunPath) -> None:
     """Say what a run, a release or a sample holds."""
-    from spectra_scale.status import release_lines, status_rows
+    from spectra_scale.status import card_lines, release_lines, status_rows
 
     _print_table(("artifact", "state", "made", "rows and figures"), status_rows(path))
-    for line in release_lines(path):
+    for line in (*release_lines(path), *card_lines(path)):
         typer.echo(line)
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.provenance import read_json
 from spectra_scale.stages.ingest import revisions_of
+from spectra_scale.stages.train.card_text import CARD, PAGE, summary
 from spectra_scale.store.artifact import MANIFEST, STARTED
 from spectra_scale.store.objects import column
 from spectra_scale.store.release import KIND
@@ -69,6 +70,16 @@ def _number(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def card_lines(path: Path) -> list[str]:
+    """What the card of each finished auto-encoder under a directory says, in a line."""
+    cards = [f for f in sorted(path.rglob(CARD)) if (f.parent / MANIFEST).is_file()]
+    return [
+        f"auto-encoder {card.parent.relative_to(path.parent).as_posix()}: "
+        f"{summary(read_json(card))}; more in {PAGE}"
+        for card in cards
+    ]
 
 
 # Releases -------------------------------------------------------------------------------------

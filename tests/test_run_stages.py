@@ -573,6 +573,7 @@ def test_status_says_what_is_there(run, capsys):
     for name in ("sample", "autoencoder", "map-latents", "releases/mock", "report"):
         assert re.search(rf"{name}\b.*done", out)
     assert f"kept {run.sample.n_rows}" in out
+    assert re.search(r"^auto-encoder run/autoencoder: χ² .* held-out spectra; linear", out, re.M)
 
 
 def main_ok(arguments):

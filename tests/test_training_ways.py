@@ -220,14 +220,15 @@ def test_inpainting_feeds_missing_pixels_the_reconstruction():
     flux, ivar = source.take(np.arange(60))
     model = seeded_autoencoder(ARCHITECTURE, 3)
     settings = dataclasses.replace(SETTINGS, snr_cap=None)
-    found = batch_loss(model, flux, ivar, settings, inpaint=True)
+    loss = settings.loss_for(30)
+    found = batch_loss(model, loss, (flux, ivar), settings, inpaint=True)
     with torch.no_grad():
         whole = torch.where(ivar > 0, flux, model(flux))
         expected = ((model(whole) - flux).square() * ivar).sum() / 30
     torch.testing.assert_close(found.loss.detach(), expected)
     changed = torch.where(ivar > 0, flux, 7.0)
     # What is fed in the second pass depends on the first one only through the network.
-    assert batch_loss(model, changed, ivar, settings).loss != found.loss
+    assert batch_loss(model, loss, (changed, ivar), settings).loss != found.loss
     # Only the last epochs are of the second stage.
     staged = dataclasses.replace(SETTINGS, inpaint_epochs=1)
     assert [staged.inpaints(epoch) for epoch in range(4)] == [False, False, False, True]

@@ -56,8 +56,18 @@ class TrainSection(Settings):
         description="of matrix products; weights, loss and validation are float32. auto: bfloat16 "
         "where the hardware has it; fast: auto",
     )
-    loss: Literal["chi2", "chi2_valid", "batch_masked"] = Field(
-        "chi2", description="paper eq. 1, eq. 2, or the mean over valid pixels of the batch"
+    loss: Literal["chi2", "chi2_valid", "batch_masked", "gaussian_kernel", "mixture_density"] = (
+        Field(
+            "chi2",
+            description="what is minimised: paper eq. 1, eq. 2, the mean over valid pixels of the "
+            "batch, or one that outlying pixels sway little: correntropy, or a density that takes "
+            "a learnt share of each pixel's values for outliers; χ² is reported with all of them",
+        )
+    )
+    kernel_width: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="residual in σ beyond which `gaussian_kernel` begins to forget a pixel; ten "
+        "times as wide at the start, narrowing in the first half of the epochs",
     )
     normalisation: Literal["auto", "median", "global", "none"] = Field(
         "auto", description="of the input; auto: median with conserve, global with reference"

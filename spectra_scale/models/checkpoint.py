@@ -19,12 +19,13 @@ from torch import Tensor
 
 from spectra_scale.errors import DamagedArtifactError, UsageError
 from spectra_scale.models.autoencoder import Architecture, AutoEncoder
+from spectra_scale.models.misfit import Loss, MixtureDensity
 from spectra_scale.models.normalise import Normalisation
-from spectra_scale.models.records import EpochRecord, TrainState, new_state
+from spectra_scale.models.records import EpochRecord, TrainState, learnt, new_state
 from spectra_scale.models.train_inputs import TrainSettings
 from spectra_scale.provenance import write_bytes, write_json
 
-CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/2"
+CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/3"
 MODEL_SCHEMA = "spectra_scale.autoencoder/1"
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -37,6 +38,8 @@ _FREE_SETTINGS = (
     "precision",
 )
 _BEST = "best.safetensors"
+#: What a loss with parameters of its own has learnt, beside the model.
+LOSS = "loss.safetensors"
 
 
 def save_checkpoint(
@@ -61,10 +64,11 @@ def save_checkpoint(
     previous = _previous(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    tensors = {"weights.safetensors": _weights(model),
-               "optimiser.safetensors": _moments(model, state)}  # fmt: skip
+    weights = learnt(model, state.loss)
+    tensors = {"weights.safetensors": _on_cpu(weights),
+               "optimiser.safetensors": _moments(weights, state)}  # fmt: skip
     if state.best:
-        tensors[_BEST] = {name: value.cpu() for name, value in state.best.items()}
+        tensors[_BEST] = _on_cpu(state.best)
     fields = {
         "schema": CHECKPOINT_SCHEMA,
         "epoch": state.epoch,
@@ -128,20 +132,21 @@ def load_checkpoint(
     found = directory if directory.is_dir() else _previous(directory)
     fields = _read_json(found / "state.json", CHECKPOINT_SCHEMA)
     recorded, present = fields["settings"], settings.to_dict()
-    # Only a schedule that does not know its end can be given another one.
-    free = (*_FREE_SETTINGS, "epochs") if settings.schedule == "exponential" else _FREE_SETTINGS
+    # Only a training that does not know its end can be given another one.
+    free = _FREE_SETTINGS if settings.knows_its_end else (*_FREE_SETTINGS, "epochs")
     for name in free:
         present[name] = recorded.get(name)
     _refuse_difference(found, "architecture", fields["architecture"], model.architecture.to_dict())
     _refuse_difference(found, "normalisation", fields["normalisation"], normalisation.to_dict())
     _refuse_difference(found, "settings", recorded, present)
-    _fill(model, found / "weights.safetensors")
     state = new_state(model, settings)
-    _restore_moments(model, state, found / "optimiser.safetensors")
+    weights = learnt(model, state.loss)
+    _fill(weights, found / "weights.safetensors")
+    _restore_moments(weights, state, found / "optimiser.safetensors")
     state.epoch, state.batch = int(fields["epoch"]), int(fields["batch"])
     state.totals, state.best_epoch = list(fields["totals"]), int(fields["best_epoch"])
     if state.best_epoch:
-        state.best = _fitting(model, found / _BEST)
+        state.best = _fitting(weights, found / _BEST)
     state.history = [EpochRecord.from_dict(record) for record in fields["history"]]
     return state
 
@@ -169,7 +174,7 @@ def save_model(
         "normalisation": normalisation.to_dict(),
         "metadata": dict(metadata or {}),
     }
-    write_bytes(directory / "model.safetensors", save(_weights(model)))
+    write_bytes(directory / "model.safetensors", save(_on_cpu(dict(model.named_parameters()))))
     write_json(directory / "model.json", fields)
 
 
@@ -192,7 +197,7 @@ def load_model(directory: Path) -> tuple[AutoEncoder, Normalisation, dict[str, A
     """
     fields = _read_json(directory / "model.json", MODEL_SCHEMA)
     model = AutoEncoder.of(Architecture.from_dict(fields["architecture"]))
-    _fill(model, directory / "model.safetensors")
+    _fill(dict(model.named_parameters()), directory / "model.safetensors")
     return model, Normalisation.from_dict(fields["normalisation"]), fields["metadata"]
 
 
@@ -200,25 +205,39 @@ def _previous(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.previous")
 
 
-def _weights(model: AutoEncoder) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in model.named_parameters()}
+def save_loss(directory: Path, loss: Loss) -> None:
+    """Write what a loss has learnt as ``loss.safetensors``, by pixel; nothing if it learns none.
+
+    Parameters
+    ----------
+    directory
+        Where `save_model` writes.
+    loss
+        `TrainState.loss` after training.
+    """
+    if isinstance(loss, MixtureDensity):
+        write_bytes(directory / LOSS, save(loss.learnt()))
 
 
-def _moments(model: AutoEncoder, state: TrainState) -> dict[str, Tensor]:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+def _moments(weights: Mapping[str, Tensor], state: TrainState) -> dict[str, Tensor]:
     kept = state.optimiser.state
     return {
         f"{name}/{moment}": kept[parameter][moment].detach().cpu()
-        for name, parameter in model.named_parameters()
+        for name, parameter in weights.items()
         if parameter in kept
         for moment in _MOMENTS
     }
 
 
-def _restore_moments(model: AutoEncoder, state: TrainState, path: Path) -> None:
+def _restore_moments(weights: Mapping[str, Tensor], state: TrainState, path: Path) -> None:
     tensors = _read_tensors(path)
     shapes = {
         f"{name}/{moment}": "float32 ()" if moment == "step" else _kind(parameter)
-        for name, parameter in model.named_parameters()
+        for name, parameter in weights.items()
         for moment in _MOMENTS
     }
     if not tensors:  # saved before the first step
@@ -227,24 +246,24 @@ def _restore_moments(model: AutoEncoder, state: TrainState, path: Path) -> None:
     # Clones, because torch's own allocation is aligned: arithmetic then goes as in the first run.
     moments = {
         index: {moment: tensors[f"{name}/{moment}"].clone() for moment in _MOMENTS}
-        for index, (name, _) in enumerate(model.named_parameters())
+        for index, name in enumerate(weights)
     }
     groups = state.optimiser.state_dict()["param_groups"]
     state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def _fitting(model: AutoEncoder, path: Path) -> dict[str, Tensor]:
-    """Tensors of a file, which must be the weights of such a model."""
+def _fitting(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, which must be weights of the same names and shapes."""
     tensors = _read_tensors(path)
-    expected = {name: _kind(p) for name, p in model.named_parameters()}
+    expected = {name: _kind(p) for name, p in weights.items()}
     _refuse_shapes(path, {name: _kind(t) for name, t in tensors.items()}, expected)
     return tensors
 
 
-def _fill(model: AutoEncoder, path: Path) -> None:
-    tensors = _fitting(model, path)
+def _fill(weights: Mapping[str, Tensor], path: Path) -> None:
+    tensors = _fitting(weights, path)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in weights.items():
             parameter.copy_(tensors[name])
 
 

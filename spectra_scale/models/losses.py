@@ -7,12 +7,10 @@ NaN included, and changes nothing.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-
-LossName = Literal["chi2", "chi2_valid", "batch_masked"]
 
 
 def squared_residual(recon: Tensor, flux: Tensor, ivar: Tensor) -> Tensor:

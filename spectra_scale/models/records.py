@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.models.autoencoder import AutoEncoder
+from spectra_scale.models.misfit import Loss
 from spectra_scale.models.train_inputs import Rows, TrainSettings
 
 # Names of the sums kept over spectra, in their order; `rows` is what the others are divided by.
-SUMS = ("chi2", "chi2_valid", "chi2_uncapped", "chi2_valid_uncapped", "rows")
+SUMS = ("chi2", "chi2_valid", "chi2_uncapped", "chi2_valid_uncapped", "loss", "rows")
+
+#: What the names of a loss's own parameters begin with, where they are kept beside the network's.
+_OF_LOSS = "loss."
 
 
 class DivergedError(SpectraScaleError):
@@ -59,6 +63,10 @@ class EpochRecord:
         float32 whatever the precision of training.
     validation_chi2_uncapped, validation_chi2_valid_uncapped
         The same with the ivar of the sample.
+    train_loss, validation_loss
+        What is minimised, before row weights; a χ² again if that is what is minimised (for
+        ``batch_masked`` eq. 1). The kernel of ``gaussian_kernel`` has its final width in
+        validation.
     rows
         Training rows of the epoch over all ranks.
     seconds
@@ -78,10 +86,12 @@ class EpochRecord:
     train_chi2_valid: float
     train_chi2_uncapped: float
     train_chi2_valid_uncapped: float
+    train_loss: float
     validation_chi2: float
     validation_chi2_valid: float
     validation_chi2_uncapped: float
     validation_chi2_valid_uncapped: float
+    validation_loss: float
     rows: int
     seconds: float = 0.0
     data_seconds: float = 0.0
@@ -110,6 +120,8 @@ class TrainState:
     ----------
     optimiser
         Adam with its moments.
+    loss
+        What is minimised, with its parameters, if it has any.
     epoch
         Epochs done.
     batch
@@ -125,6 +137,7 @@ class TrainState:
     """
 
     optimiser: torch.optim.Adam
+    loss: Loss
     epoch: int = 0
     batch: int = 0
     totals: list[float] = field(default_factory=lambda: [0.0] * len(SUMS))
@@ -133,7 +146,15 @@ class TrainState:
     best_epoch: int = 0
 
 
+def learnt(model: AutoEncoder, loss: Loss) -> dict[str, nn.Parameter]:
+    """All that a training learns, by name: the network first, then what is the loss's own."""
+    own = {f"{_OF_LOSS}{name}": value for name, value in loss.named_parameters()}
+    return dict(model.named_parameters()) | own
+
+
 def new_state(model: AutoEncoder, settings: TrainSettings) -> TrainState:
     """State of a training that has not begun; the model must be on its device already."""
+    loss = settings.loss_for(model.architecture.n_pixels).to(model.device)
+    parameters = list(learnt(model, loss).values())
     # The fused kernel updates all weights in one pass, several times faster than the plain loop.
-    return TrainState(torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True))
+    return TrainState(torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True), loss)

@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra_scale.errors import UsageError
-from spectra_scale.models.losses import LossName
+from spectra_scale.models.misfit import Loss, LossName, make_loss
 from spectra_scale.models.precision import Precision
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Schedule = Literal["exponential", "cosine"]
+#: How much wider the kernel of `gaussian_kernel` begins, and in which share of the epochs it
+#: narrows. Ten widths of 5 σ are the default `snr_cap`, beyond which no residual of an output of 0
+#: can lie: the first epoch sees χ².
+_SOFT_START, _SOFT_SHARE = 10.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,13 @@ class TrainSettings:
         ``exponential``; with ``cosine`` it falls along half a cosine from `learning_rate` to 0 at
         the end of `epochs`. Either way it rises linearly from 0 in the first `warmup_epochs`.
     loss
-        ``chi2`` (paper eq. 1), ``chi2_valid`` (eq. 2), or ``batch_masked``, the reference code's
-        mean over the valid pixels of a batch.
+        ``chi2`` (paper eq. 1), ``chi2_valid`` (eq. 2), ``batch_masked``, the reference code's
+        mean over the valid pixels of a batch, ``gaussian_kernel`` or ``mixture_density``
+        (`spectra_scale.models.misfit`).
+    kernel_width
+        Of ``gaussian_kernel``, in σ. In the first half of the epochs the kernel is wider, by a
+        factor that falls from ten: to a narrow one, an untrained network's residuals are all
+        outliers, and it would learn nothing from them.
     snr_cap
         Largest signal to noise of a pixel in the loss; None for no cap.
     variance_scale
@@ -78,6 +87,7 @@ class TrainSettings:
     inpaint_epochs: int = 0
     checkpoint_every: int = 5
     checkpoint_batches: int = 0
+    kernel_width: float = 5.0
 
     def __post_init__(self) -> None:
         sizes = (self.epochs, self.batch_size, self.validation_batch_size, self.checkpoint_every)
@@ -85,8 +95,12 @@ class TrainSettings:
             message = f"epochs, batch sizes and checkpoint_every must be at least 1: {self}."
             raise UsageError(message)
         cap = 1.0 if self.snr_cap is None else self.snr_cap
-        if min(self.learning_rate, self.gamma, self.variance_scale, cap) <= 0:
-            message = f"learning_rate, gamma, variance_scale, snr_cap must be positive: {self}."
+        factors = (self.learning_rate, self.gamma, self.variance_scale, self.kernel_width, cap)
+        if min(factors) <= 0:
+            message = (
+                "learning_rate, gamma, variance_scale, kernel_width and snr_cap must be positive: "
+                f"{self}."
+            )
             raise UsageError(message)
         for name, kinds in (("loss", LossName), ("schedule", Schedule), ("precision", Precision)):
             if getattr(self, name) not in get_args(kinds):
@@ -119,6 +133,21 @@ class TrainSettings:
             return float(self.learning_rate * self.gamma**epoch * rise)
         left = max(0.0, done - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return float(self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * left)))
+
+    def softness(self, epoch: int) -> float:
+        """Factor on the kernel's width in epoch `epoch` (from 0): from 10 down to 1."""
+        left = 1 - epoch / (_SOFT_SHARE * self.epochs)
+        return float(_SOFT_START ** max(0.0, left))
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether what an epoch does depends on how many are to come."""
+        inpaints = self.inpaint_epochs > 0
+        return self.schedule == "cosine" or self.loss == "gaussian_kernel" or inpaints
+
+    def loss_for(self, n_pixels: int) -> Loss:
+        """The loss as it is before training, on the CPU."""
+        return make_loss(self.loss, n_pixels, self.kernel_width)
 
     def inpaints(self, epoch: int) -> bool:
         """Whether epoch `epoch` (from 0) is one of the second stage."""

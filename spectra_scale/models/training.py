@@ -15,14 +15,22 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.batches import Batch, VirtualStreams
 from spectra_scale.models.loading import check_inputs, load_batches
 from spectra_scale.models.meter import Meter
+from spectra_scale.models.misfit import Loss
 from spectra_scale.models.objective import BatchLoss, batch_loss
-from spectra_scale.models.records import SUMS, DivergedError, EpochRecord, TrainState, new_state
+from spectra_scale.models.records import (
+    SUMS,
+    DivergedError,
+    EpochRecord,
+    TrainState,
+    learnt,
+    new_state,
+)
 from spectra_scale.models.train_inputs import (
     Communicator,
     Floats,
@@ -69,6 +77,11 @@ class _Loop:
     state: TrainState
     weights: Tensor | None
     on_pause: Callable[[TrainState], None]
+
+    @property
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """Parameters of the network and of the loss."""
+        return learnt(self.model, self.state.loss)
 
 
 def train(  # noqa: PLR0913 - three things to learn from, two that say how, four to resume and report
@@ -125,7 +138,7 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, four
     check_inputs(model, source, train_streams, validation_rows, comm)
     state = new_state(model, settings) if state is None else state
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in learnt(model, state.loss).values():
             comm.broadcast(parameter)
     weights = None
     if row_weights is not None and (row_weights != 1).any():
@@ -139,7 +152,7 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, four
         record = _epoch(loop, train_streams, validation_rows, reference)
         on_epoch(record, state)
     if state.best:
-        _restore(model, state.best)
+        _restore(loop, state.best)
     return state
 
 
@@ -149,7 +162,7 @@ def is_finished(state: TrainState, settings: TrainSettings) -> bool:
     return state.epoch >= settings.epochs or 0 < settings.patience <= waited
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - a model, its rows, and how they are judged
     model: AutoEncoder,
     source: RowSource,
     rows: Rows,
@@ -157,6 +170,7 @@ def evaluate(
     comm: Communicator,
     *,
     inpaint: bool = False,
+    loss: Loss | None = None,
 ) -> dict[str, float]:
     """Mean χ² of rows under the present weights, in float32; the ranks share the work.
 
@@ -168,12 +182,16 @@ def evaluate(
         Row numbers, all of them on every rank.
     inpaint
         Feed missing pixels the reconstruction of a first pass.
+    loss
+        What was minimised (`TrainState.loss`); None is that of `settings` before training.
 
     Returns
     -------
     ``chi2``, ``chi2_valid`` (ivar as in the loss), ``chi2_uncapped``, ``chi2_valid_uncapped``
-    (ivar of the sample), and ``rows``; the same on every rank.
+    (ivar of the sample), ``loss``, and ``rows``; the same on every rank.
     """
+    if loss is None:
+        loss = settings.loss_for(model.architecture.n_pixels).to(model.device)
     size = settings.validation_batch_size
     shares = (rows[start : start + size] for start in range(0, len(rows), size))
     mine = islice(shares, comm.rank, None, comm.world_size)
@@ -181,7 +199,9 @@ def evaluate(
     totals = torch.zeros(len(SUMS), dtype=torch.float64, device=model.device)
     with torch.inference_mode(), closing(load_batches(source, batches, model.device)) as loaded:
         for _, flux, ivar in loaded:
-            found = batch_loss(model, flux, ivar, settings, inpaint=inpaint, learning=False)
+            found = batch_loss(
+                model, loss, (flux, ivar), settings, inpaint=inpaint, learning=False
+            )
             totals += found.sums
     comm.sum_(totals)
     return _means(totals)
@@ -195,7 +215,10 @@ def _epoch(
     meter = Meter()
     learnt = _train_epoch(loop, streams, meter, reference)
     inpaint = settings.inpaints(state.epoch)
-    held_out = evaluate(loop.model, loop.source, validation_rows, settings, comm, inpaint=inpaint)
+    held_out = evaluate(
+        *(loop.model, loop.source, validation_rows, settings, comm),
+        inpaint=inpaint, loss=state.loss,
+    )  # fmt: skip
     rate = float(state.optimiser.param_groups[0]["lr"])
     record = EpochRecord(
         epoch=state.epoch + 1,
@@ -250,19 +273,22 @@ def _train_epoch(
 
 def _step(loop: _Loop, batch: Batch, spectra: tuple[Tensor, Tensor], meter: Meter) -> BatchLoss:
     """One step of the optimiser."""
-    settings, optimiser = loop.settings, loop.state.optimiser
+    settings, state = loop.settings, loop.state
     weights = None
     if loop.weights is not None:
         weights = loop.weights[torch.as_tensor(batch.rows, device=loop.weights.device)]
-    optimiser.zero_grad(set_to_none=True)
-    inpaint = settings.inpaints(loop.state.epoch)
-    found = batch_loss(loop.model, *spectra, settings, weights=weights, inpaint=inpaint)
+    state.optimiser.zero_grad(set_to_none=True)
+    found = batch_loss(
+        *(loop.model, state.loss, spectra, settings),
+        weights=weights, inpaint=settings.inpaints(state.epoch),
+        softness=settings.softness(state.epoch),
+    )  # fmt: skip
     # Divided by the size of the whole batch, so the sum over ranks is the exact mean although
     # ranks may have unequal shares, or none.
     divisor = _divisor(batch, spectra[1], loop, meter)
     torch.autograd.backward(found.loss / divisor)
-    _sum_gradients(loop.model, loop.comm, meter)
-    optimiser.step()
+    _sum_gradients(loop, meter)
+    state.optimiser.step()
     return found
 
 
@@ -275,18 +301,18 @@ def _divisor(batch: Batch, ivar: Tensor, loop: _Loop, meter: Meter) -> Tensor | 
     return n_valid.clamp(min=1).to(ivar.dtype)
 
 
-def _sum_gradients(model: AutoEncoder, comm: Communicator, meter: Meter) -> None:
+def _sum_gradients(loop: _Loop, meter: Meter) -> None:
     """Sum gradients over ranks in one message.
 
     DistributedDataParallel would average over ranks, which is wrong for unequal shares, and its
     buckets gain nothing for so small a network.
     """
-    if comm.world_size == 1:
+    if loop.comm.world_size == 1:
         return
-    parameters = list(model.parameters())
+    parameters = list(loop.learnt.values())
     # A rank without rows still runs backward on zero spectra, so its gradients exist and are 0.
     flat = torch.cat([p.grad.view(-1) for p in parameters if p.grad is not None])
-    meter.reduce(flat, comm)
+    meter.reduce(flat, loop.comm)
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
@@ -310,17 +336,16 @@ def _keep_best(loop: _Loop) -> None:
     settings, state = loop.settings, loop.state
     if not settings.patience:
         return
-    name = "validation_chi2_valid" if settings.loss == "chi2_valid" else "validation_chi2"
-    found = [getattr(record, name) for record in state.history]
+    found = [record.validation_loss for record in state.history]
     best = found[state.best_epoch - 1] if state.best_epoch else math.inf
     if found[-1] < best * (1 - settings.min_gain):
         state.best_epoch = state.epoch
-        state.best = {k: v.detach().clone() for k, v in loop.model.named_parameters()}
+        state.best = {k: v.detach().clone() for k, v in loop.learnt.items()}
 
 
-def _restore(model: AutoEncoder, best: Mapping[str, Tensor]) -> None:
+def _restore(loop: _Loop, best: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in loop.learnt.items():
             parameter.copy_(best[name])
 
 

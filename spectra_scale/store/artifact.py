@@ -23,6 +23,8 @@ DELETED = "deleted.json"
 #: Folders of an artifact: its Zarr group, and what its tasks leave behind until it is finished.
 ARRAYS = "arrays"
 PARTS = "parts"
+#: Learning curves of a training: they hold the time of day, and may be deleted.
+CURVES = "tensorboard"
 SCHEMA_VERSION = 1
 
 
@@ -252,12 +254,12 @@ def finish(
 
 
 def _files(path: Path) -> list[str]:
-    """Files of an artifact, but for its shards, which have a list of their own, and scraps."""
+    """Files of an artifact, but for shards, which have a list of their own, curves and scraps."""
     names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
     return [
         name.as_posix()
         for name in names
-        if name.parts[0] not in (MANIFEST, STARTED, PARTS)
+        if name.parts[0] not in (MANIFEST, STARTED, PARTS, CURVES)
         and (name.parts[0] != ARRAYS or name.name == "zarr.json")
     ]
 

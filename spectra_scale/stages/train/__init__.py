@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalisation
     from spectra_scale.stages.train.worker import Training
 
-VERSION = 2
+VERSION = 3
 KIND = "train"
 #: Settings that say where and how safely it runs, not what comes out.
 FREE = ("engine", "workers", "min_workers", "max_failures", "checkpoint_every",
@@ -71,7 +70,8 @@ def run(
         Where the pass over the sample runs that finds usable rows and normalisation.
     out
         Directory of the artifact: ``model.safetensors`` and ``model.json``, ``history.parquet``
-        (both losses on both splits by epoch), ``baseline.safetensors``, ``checkpoint/``.
+        (both losses on both splits by epoch), ``baseline.safetensors``, ``model_card.json`` and
+        ``MODEL_CARD.md``, ``checkpoint/``, and learning curves in ``tensorboard/``.
     recipe
         What it is made from.
 
@@ -101,6 +101,9 @@ def run(
         _train_here(training, inputs.compute.workers)
     # Also where it went on without Ray.
     shutil.rmtree(out / RAY_STATE, ignore_errors=True)
+    from spectra_scale.stages.train.card import write_card
+
+    card = write_card(sample, rows, training, config, recipe, place)
     history = _publish_history(out)
     last = {name: history[name][-1].as_py() for name in history.column_names}
     return finish(
@@ -108,7 +111,7 @@ def run(
         recipe,
         counts=rows.counts,
         metrics={"last epoch": last, "baseline": baseline,
-                 "parameters": _n_parameters(training)},
+                 "parameters": card["model"]["parameters"]},
         where={"engine": config.engine, "workers": config.workers},
     )  # fmt: skip
 
@@ -140,6 +143,7 @@ def _training(
             schedule=config.schedule,
             warmup_epochs=config.warmup_epochs,
             loss=config.loss,
+            kernel_width=config.kernel_width,
             snr_cap=cap,
             variance_scale=config.variance_scale,
             patience=config.patience,
@@ -236,12 +240,6 @@ def _baseline(
         "validation_chi2_uncapped": float(np.mean(found.chi2)),
         "validation_chi2_valid_uncapped": float(np.mean(found.chi2_valid)),
     }
-
-
-def _n_parameters(training: Training) -> int:
-    sizes = training.architecture.sizes
-    # Encoder layers have biases of the next size, the mirrored decoder's of the one before.
-    return sum(2 * a * b + a + b for a, b in pairwise(sizes))
 
 
 def architecture_of(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from spectra_scale.models.checkpoint import (
     has_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    save_loss,
     save_model,
 )
 from spectra_scale.models.initialise import start_from_components
@@ -40,6 +41,7 @@ from spectra_scale.models.training import (
     is_finished,
     train,
 )
+from spectra_scale.stages.train.curves import Curves
 from spectra_scale.stages.train.rows import PIXEL_BYTES, Spectra, StreamedRows, held_rows
 from spectra_scale.stages.train.scan import read_usable_rows
 from spectra_scale.store.tables import read_table
@@ -134,17 +136,22 @@ def work(
     if has_checkpoint(training.out / CHECKPOINT):
         state = load_checkpoint(training.out / CHECKPOINT, model, settings, training.normalisation)
     source = open_source(spectra, training, (streams, validation), comm, device)
-    keeper = _Keeper(training, settings, model, comm, report)
+    curves = Curves(training.out, state) if comm.rank == 0 else None
+    keeper = _Keeper(training, settings, model, comm, report, curves)
     try:
-        train(
+        state = train(
             *(model, source, streams, validation, settings, comm),
             on_epoch=keeper.after, on_pause=keeper.save, state=state, row_weights=rows["weight"],
         )  # fmt: skip
     except DivergedError as error:
         msg = f"{error}{_named(training, error.rows)}"
         raise SpectraScaleError(msg) from error
+    finally:
+        if curves is not None:
+            curves.close()
     if comm.rank == 0:
         inputs.save(training.out)
+        save_loss(training.out, state.loss)
         save_model(training.out, model, training.normalisation, {"fill": training.fill})
 
 
@@ -157,6 +164,7 @@ class _Keeper:
     model: AutoEncoder
     comm: Communicator
     report: Callable[[EpochRecord], None]
+    curves: Curves | None
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint."""
@@ -166,6 +174,9 @@ class _Keeper:
 
     def after(self, record: EpochRecord, state: TrainState) -> None:
         """Write the history of an epoch, and a checkpoint when one is due."""
+        if self.curves is not None:
+            # Before the checkpoint, so that a resume finds no epoch missing in the curves.
+            self.curves.add(record)
         if self.settings.checkpoint_due(record.epoch) or is_finished(state, self.settings):
             self.save(state)
         if self.comm.rank == 0:
