@@ -36,8 +36,7 @@ def bf16_here(device: torch.device | str) -> bool:
     if device.type != "cpu":
         return False
     # Not on older torch: then float32 is right, only slower.
-    ask = getattr(torch.cpu, "get_capabilities", dict)
-    found = ask()
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
