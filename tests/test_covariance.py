@@ -1,5 +1,7 @@
 """Correlation of neighbouring rest-frame pixels, from geometry (science.md §2, step 5)."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ def exact_covariance(native, grid, redshift, variance):
     edges = edges_of(native)
     stretched = grid.edges * (1 + redshift)
     rows = []
-    for low, high in zip(stretched[:-1], stretched[1:], strict=True):
+    for low, high in pairwise(stretched):
         overlap = np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
         rows.append(overlap / overlap.sum() if overlap.sum() > 0 else overlap)
     share = csr_array(np.array(rows))

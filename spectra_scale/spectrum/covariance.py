@@ -53,7 +53,8 @@ def neighbour_correlation(
     Returns
     -------
     Shape (spectrum, pixel - 1), float32, from 0 to 1/2 (a sliver at an end of the native grid may
-    exceed it); 0 where one of the two pixels lies outside that grid. Which pixels are missing is not looked at: nothing correlates with those.
+    exceed it); 0 where one of the two pixels lies outside that grid. Which pixels are missing is
+    not looked at: nothing correlates with those.
     """
     edges = edges_of(native)
     law, u = law_of(readonly(edges, np.float64), readonly(grid.edges, np.float64))
