@@ -78,32 +78,31 @@ def _correlations(
     w[:n_native] = width
     pixel = np.zeros(n_grid + 1, dtype=np.int64)
     fraction = np.zeros(n_grid + 1)
-    square = np.zeros(n_grid)  # Σ o²
+    square = np.zeros(n_grid)  # Σ o² of each grid pixel
+    # Sums of w² left of each native pixel: the whole pixels within a grid pixel are a difference.
+    before = np.zeros(n_native + 2)
+    before[1:] = np.cumsum(w * w)
     for s in range(redshift.shape[0]):
         stretch = 1.0 + redshift[s]
         if not (stretch > 0.0 and stretch < np.inf):
             continue
         place_edges(u, law, stretch, n_native, pixel, fraction)
         for j in range(n_grid):
-            square[j] = _squared_overlaps(pixel[j], pixel[j + 1], fraction[j : j + 2], w)
+            left, right = pixel[j], pixel[j + 1]
+            a, b = fraction[j], fraction[j + 1]
+            first = (1.0 - a) * w[left]
+            last = b * w[right]
+            within = (b - a) * w[left]
+            several = first * first + last * last + before[right] - before[left + 1]
+            square[j] = several if left != right else within * within
         for j in range(1, n_grid):
             cut = pixel[j]
+            # Of the native pixel that the edge cuts, the parts on either side within the two.
             a = fraction[j] - (fraction[j - 1] if pixel[j - 1] == cut else 0.0)
             b = (fraction[j + 1] if pixel[j + 1] == cut else 1.0) - fraction[j]
+            shared = a * b * w[cut] * w[cut]
             product = square[j - 1] * square[j]
-            if product > 0.0:
-                out[s, j - 1] = a * b * w[cut] * w[cut] / np.sqrt(product)
-
-
-@compiled
-def _squared_overlaps(left: int, right: int, fraction: Doubles, w: Doubles) -> float:
-    """Σ o² of one grid pixel between two edges, each a native pixel and a fraction of it."""
-    if left == right:
-        return ((fraction[1] - fraction[0]) * w[left]) ** 2
-    added = ((1.0 - fraction[0]) * w[left]) ** 2 + (fraction[1] * w[right]) ** 2
-    for i in range(left + 1, right):
-        added += w[i] * w[i]
-    return added
+            out[s, j - 1] = shared / np.sqrt(product if product > 0.0 else 1.0)
 
 
 def correlated_noise(ivar: Floats, correlation: Floats, rng: np.random.Generator) -> Floats:
