@@ -120,7 +120,8 @@ class Pipeline:
         else:
             self.artifacts["train"] = model
         pair = (sample, self.artifacts["train"])
-        self._stage("encode", lambda out, recipe: encode.run(pair, place, out, recipe))
+        self._stage("encode", lambda out, recipe: encode.run(
+            pair, job.encode, place, out, recipe))  # fmt: skip
 
     def _score(self) -> None:
         job, place, sample = self.job, self.place, self.sample

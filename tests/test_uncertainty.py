@@ -13,6 +13,7 @@ from spectra_scale.models.normalise import Normalisation
 from spectra_scale.models.uncertainty import Propagation, reconstruction_variance
 from spectra_scale.spectrum.covariance import correlated_noise
 
+NONE = Normalisation("none")
 SMALL = Architecture(40, (16, 8), 3)
 #: With so many units some of each layer are active, and no covariance is singular.
 WIDE = Architecture(40, (160, 80), 3)
@@ -64,9 +65,9 @@ def autograd(model, flux, ivar, fill, passes):
 def test_the_jacobian_is_autograds_through_fill_and_inpainting(seed, filled, passes):
     flux, ivar = spectra(seed)
     fill = linear_model(seed % 5) if filled else None
-    flux = ModelInputs(Normalisation("none"), fill).apply(flux, ivar).flux
+    flux = ModelInputs(NONE, fill).apply(flux, ivar).flux
     model = seeded_autoencoder(SMALL, seed % 7)
-    found = Propagation(model, fill, passes).jacobian(flux, ivar)
+    found = Propagation(model, ModelInputs(NONE, fill), passes).jacobian(flux, ivar)
     expected = autograd(model, flux, ivar, fill, passes)
     # The activations are found in float32: an input within 1e-6 of a kink may fall on its other
     # side, so a spectrum in a hundred may differ.
@@ -81,7 +82,7 @@ def test_the_covariance_is_the_sandwich_of_float64_matrices(seed):
     flux, ivar = spectra(seed)
     rng = np.random.default_rng(seed)
     rho = rng.uniform(0, 0.5, (len(flux), 39)).astype("f4")
-    how = Propagation(seeded_autoencoder(SMALL, 1))
+    how = Propagation(seeded_autoencoder(SMALL, 1), ModelInputs(NONE))
     found = how.covariance(flux, ivar, rho)
     jacobian = how.jacobian(flux, ivar).astype(float)
     for i in range(len(flux)):
@@ -97,7 +98,9 @@ def test_the_covariance_is_the_sandwich_of_float64_matrices(seed):
 def test_a_spectrum_without_pixels_has_no_noise_and_none_gives_none():
     flux, ivar = spectra(3)
     ivar[2] = 0
-    how = Propagation(seeded_autoencoder(SMALL, 1), linear_model(1), 1)
+    how = Propagation(
+        seeded_autoencoder(SMALL, 1), ModelInputs(Normalisation(), linear_model(1)), 1
+    )
     found = how.covariance(flux, ivar)
     assert np.isfinite(found).all()
     assert not found[2].any()
@@ -107,7 +110,7 @@ def test_a_spectrum_without_pixels_has_no_noise_and_none_gives_none():
 
 def test_covariances_do_not_depend_on_batches():
     flux, ivar = spectra(4, n=300)
-    how = Propagation(seeded_autoencoder(SMALL, 1))
+    how = Propagation(seeded_autoencoder(SMALL, 1), ModelInputs(NONE))
     whole = how.covariance(flux, ivar)
     parts = np.concatenate(
         [how.covariance(flux[:7], ivar[:7]), how.covariance(flux[7:], ivar[7:])]
@@ -124,14 +127,14 @@ def test_pulls_over_noise_realisations_of_known_truth_have_width_one(filled, pas
     ivar *= 25  # noise so small that the network is linear over it
     rho = np.full((n, 39), 0.35, "f4")
     noise = correlated_noise(ivar, rho, np.random.default_rng(6))
-    inputs = ModelInputs(Normalisation("none"), linear_model(2) if filled else None)
+    inputs = ModelInputs(NONE, linear_model(2) if filled else None)
     model = seeded_autoencoder(WIDE, 2)
 
     def latents(flux):
         return encode(model, inputs.apply(flux, ivar).flux, ivar, inpaint_passes=passes).latents
 
     moved = (latents(truth + noise) - latents(truth)).astype(float)
-    how = Propagation(model, inputs.fill, passes)
+    how = Propagation(model, inputs, passes)
     said = how.covariance(inputs.apply(truth, ivar).flux[:1], ivar[:1], rho[:1])[0].astype(float)
     whitened = np.linalg.solve(np.linalg.cholesky(said), moved.T)
     # The width of n pulls has sigma 1/√(2n), and the whitened ones are independent.
@@ -162,8 +165,8 @@ def test_the_variance_of_a_reconstruction_is_its_scatter():
 def test_products_in_bfloat16_change_a_covariance_by_less_than_a_hundredth():
     flux, ivar = spectra(8, n=60)
     model = seeded_autoencoder(Architecture(40, (160, 80), 5), 1)
-    exact = Propagation(model).covariance(flux, ivar)
-    rough = Propagation(model, precision="bfloat16").covariance(flux, ivar)
+    exact = Propagation(model, ModelInputs(NONE)).covariance(flux, ivar)
+    rough = Propagation(model, ModelInputs(NONE), precision="bfloat16").covariance(flux, ivar)
     sigma = np.sqrt(np.diagonal(exact, axis1=1, axis2=2))
     # Three roundings of 2^-9 a term, over sums of many terms of either sign.
     assert np.abs(np.sqrt(np.diagonal(rough, axis1=1, axis2=2)) / sigma - 1).max() < 0.01
@@ -172,7 +175,7 @@ def test_products_in_bfloat16_change_a_covariance_by_less_than_a_hundredth():
 def test_a_model_of_one_layer_is_its_own_jacobian():
     flux, ivar = spectra(9, n=3, masked=0)
     model = seeded_autoencoder(Architecture(40, (), 2), 1)
-    found = Propagation(model).jacobian(flux, ivar)
+    found = Propagation(model, ModelInputs(NONE)).jacobian(flux, ivar)
     weight = model.encoder[0].weight.detach().numpy()
     np.testing.assert_array_equal(found, np.repeat(weight[None], 3, axis=0))
 
@@ -183,5 +186,7 @@ def test_the_fill_of_all_pixels_is_differentiable_where_only_few_are_valid():
     fill = WeightedPCA(
         np.zeros(40), np.linalg.qr(np.random.default_rng(0).normal(size=(40, 3)))[0].T
     )
-    found = Propagation(seeded_autoencoder(SMALL, 1), fill).covariance(flux, ivar)
+    found = Propagation(seeded_autoencoder(SMALL, 1), ModelInputs(NONE, fill)).covariance(
+        flux, ivar
+    )
     assert np.isfinite(found).all()

@@ -5,8 +5,8 @@ from pulls, differences over their standard deviations, which should have width 
 
 noise realisations
     The reconstruction of a spectrum is taken as truth, noise of its own ivar and neighbour
-    covariance is added, and it is normalised, filled and encoded as any other. Their pulls tell
-    what linearisation, the noise of the median and that of the fill are worth.
+    covariance is added twice, and both are normalised, filled and encoded as any other spectrum.
+    Pulls of the pair tell what linearisation and the estimate of the median's noise are worth.
 repeats
     Two observations of one object, whose latents differ by noise alone. Their pulls also tell
     what the survey's ivar does not know: correlated noise, flux calibration, sky subtraction.
@@ -17,7 +17,7 @@ the repeats, or an input beside a kink of the network, counts as one pull and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra_scale.models.autoencoder import decode_latents
-from spectra_scale.models.inputs import ModelInputs
 from spectra_scale.models.uncertainty import Propagation
 from spectra_scale.spectrum.covariance import correlated_noise
 
@@ -86,7 +85,8 @@ class Pulls:
             "n": len(self),
             "width": round(self.width, 4),
             "width by latent": [round(_width(column), 4) for column in self.values.T],
-            "standard deviation": round(float(self.values.std()), 4),
+            "median by latent": [round(float(m), 4) for m in np.median(self.values, axis=0)],
+            "beyond 5": round(float((np.abs(self.values) > 5).mean()), 5),
             "median distance": round(float(np.median(self.distance)), 4),
         }
 
@@ -100,19 +100,16 @@ def _width(pulls: Doubles) -> float:
 
 def noise_pulls(
     how: Propagation,
-    inputs: ModelInputs,
     spectra: tuple[Floats, Floats, Floats],
     seed: int,
     n_draws: int = 2,
-) -> Pulls:
+) -> tuple[Pulls, Pulls]:
     """Pulls over noise realisations of reconstructed spectra.
 
     Parameters
     ----------
     how
-        Model and propagation that are judged.
-    inputs
-        How the model is fed.
+        Model, how it is fed, and propagation that are judged.
     spectra
         Flux and ivar of a sample, each (spectrum, pixel), and the correlation of neighbours,
         (spectrum, pixel - 1). Spectra that cannot be normalised are left out.
@@ -123,10 +120,14 @@ def noise_pulls(
 
     Returns
     -------
-    Pulls of ``n_draws`` times as many encodings, each with the covariance that it would be given
-    itself: that at the noisy spectrum, not that at the truth.
+    pairs : Pulls
+        Of differences between two realisations of one spectrum, ``n_draws // 2`` a spectrum.
+    about_truth : Pulls
+        Of differences from the latents of the noiseless spectrum, ``n_draws`` a spectrum. Their
+        median is a bias: noise moves the median of a spectrum, and with it what is encoded.
     """
     flux, ivar, correlation = spectra
+    inputs = how.inputs
     found = inputs.apply(flux, ivar)
     good = found.usable
     first, _ = how.propagate(found.flux[good], found.ivar[good])
@@ -137,13 +138,22 @@ def noise_pulls(
     truth_fed = inputs.apply(truth, v)
     expected, _ = how.propagate(truth_fed.flux, truth_fed.ivar)
     rng = np.random.default_rng(seed)
-    differences, covariances = [], []
+    draws = []
     for _ in range(n_draws):
         noisy = inputs.apply(truth + correlated_noise(v, rho, rng), v)
-        latents, covariance = how.propagate(noisy.flux, noisy.ivar, rho)
-        differences.append(latents - expected)
-        covariances.append(covariance)
-    return Pulls.of(np.concatenate(differences), np.concatenate(covariances))
+        draws.append(how.propagate(noisy.flux, noisy.ivar, rho))
+    pairs = [
+        Pulls.of(z - other, s + t)
+        for (z, s), (other, t) in zip(draws[::2], draws[1::2], strict=False)
+    ]
+    return _joined(pairs), _joined([Pulls.of(z - expected, s) for z, s in draws])
+
+
+def _joined(parts: Sequence[Pulls]) -> Pulls:
+    return Pulls(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.distance for part in parts]),
+    )
 
 
 def repeat_pulls(latents: Floats, covariance: Floats, sky_id: NDArray[np.int64]) -> Pulls:
@@ -186,7 +196,7 @@ class Calibration:
         What covariances are multiplied with.
     source
         ``repeats``, ``noise realisations``, or ``none`` where there is nothing to judge by.
-    repeats, noise
+    repeats, noise, about_truth
         What is recorded of the pulls before the factor; see `Pulls.to_dict`.
     """
 
@@ -194,16 +204,19 @@ class Calibration:
     source: str
     repeats: dict[str, Any]
     noise: dict[str, Any]
+    about_truth: dict[str, Any]
 
     @classmethod
-    def of(cls, repeats: Pulls, noise: Pulls) -> Calibration:
+    def of(cls, repeats: Pulls, noise: Pulls, about_truth: Pulls) -> Calibration:
         """Take the factor of the repeats if there are enough, else that of the realisations."""
         pulls, source = noise, "noise realisations"
         if len(repeats) >= ENOUGH_PAIRS:
             pulls, source = repeats, "repeats"
-        if not len(pulls) or not pulls.width > 0:
-            return cls(1.0, "none", repeats.to_dict(), noise.to_dict())
-        return cls(pulls.width**2, source, repeats.to_dict(), noise.to_dict())
+        known = len(pulls) > 0 and pulls.width > 0
+        recorded = (each.to_dict() for each in (repeats, noise, about_truth))
+        if not known:
+            return cls(1.0, "none", *recorded)
+        return cls(pulls.width**2, source, *recorded)
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -212,4 +225,5 @@ class Calibration:
             "from": self.source,
             "repeats": self.repeats,
             "noise realisations": self.noise,
+            "about the truth": self.about_truth,
         }

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spectra_scale.spectrum.compiled import ONE, ZERO, compiled, readonly
 
-__all__ = ["add_residuals", "chi2_sums", "sandwich"]
+__all__ = ["add_residuals", "chi2_sums"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -111,62 +111,3 @@ def _add_residuals(
             square[g, j] += p * p
             pull[g, j] += p
             count[g, j] += np.float64(good[j])
-
-
-def sandwich(jacobian: Floats, ivar: Floats, correlation: Floats | None = None) -> Floats:
-    """Covariance of what is linear in the pixels of a spectrum: ``J C Jᵀ`` with C tridiagonal.
-
-    Parameters
-    ----------
-    jacobian
-        Shape (spectrum, row, pixel).
-    ivar
-        Inverse variance of the pixels, shape (spectrum, pixel); one of 0 contributes nothing.
-    correlation
-        Of each pixel's noise with the next's, shape (spectrum, pixel - 1); None for none.
-
-    Returns
-    -------
-    Shape (spectrum, row, row), float32.
-    """
-    n, k, n_pixels = jacobian.shape
-    found = np.empty((n, k, k), np.float32)
-    rho = np.zeros((1, n_pixels), np.float32) if correlation is None else correlation
-    arrays = (readonly(array, np.float32) for array in (jacobian, ivar, rho))
-    _sandwich(*arrays, found)
-    return found
-
-
-@compiled
-def _sandwich(rows: Floats, ivar: Floats, rho: Floats, out: Floats) -> None:
-    n_spectra, k, n_pixels = rows.shape
-    every = rho.shape[0] == n_spectra
-    sigma = np.zeros(n_pixels, np.float32)
-    weight = np.zeros(n_pixels + 1, np.float32)
-    scaled = np.zeros((k, n_pixels + 2), np.float32)  # J √C_jj, between two zeros
-    mixed = np.zeros((k, n_pixels), np.float32)  # the same times the matrix of correlations
-    for s in range(n_spectra):
-        for j in range(n_pixels):
-            v = ivar[s, j]
-            sigma[j] = ONE / np.sqrt(v) if v > ZERO else ZERO
-        weight[1:n_pixels] = rho[s if every else 0, : n_pixels - 1]
-        for i in range(k):
-            _correlate(rows[s, i], sigma, weight, scaled[i], mixed[i])
-        for i in range(k):
-            for m in range(i, k):
-                added = ZERO
-                for j in range(n_pixels):
-                    added += scaled[i, j + 1] * mixed[m, j]
-                out[s, i, m] = added
-                out[s, m, i] = added
-
-
-@compiled
-def _correlate(row: Floats, sigma: Floats, weight: Floats, scaled: Floats, mixed: Floats) -> None:
-    """Scale a row of the Jacobian with the noise, and multiply it with the correlations."""
-    for j in range(row.shape[0]):
-        # Not a product alone: a missing pixel's derivative may be anything.
-        scaled[j + 1] = row[j] * sigma[j] if sigma[j] > ZERO else ZERO
-    for j in range(row.shape[0]):
-        beside = weight[j] * scaled[j] + weight[j + 1] * scaled[j + 2]
-        mixed[j] = scaled[j + 1] + beside

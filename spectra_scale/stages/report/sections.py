@@ -161,8 +161,8 @@ def _reconstruction(inputs: ReportInputs) -> Section:
 def _chi2_table(encoded: Artifact) -> Table:
     rows = [
         [split, name, found["n"], found["chi2"], found["chi2_valid"], found["chi2_valid median"]]
-        for split, classes in encoded.metrics.items()
-        for name, found in classes.items()
+        for split in ("train", "validation")
+        for name, found in encoded.metrics[split].items()
     ]
     return Table("χ² by class", ["split", "class", "spectra", "eq. 1, mean", "eq. 2, mean",
                                  "eq. 2, median"], rows)  # fmt: skip
