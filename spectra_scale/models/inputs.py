@@ -55,9 +55,7 @@ class ModelInputs:
         found = self.normalisation.apply(flux, ivar)
         if self.fill is None or not len(flux):
             return found
-        guess = self.fill.reconstruct(found.flux, found.ivar)
-        filled = np.where(found.ivar > 0, found.flux, guess).astype(np.float32)
-        return found._replace(flux=filled)
+        return found._replace(flux=self.fill.fill_missing(found.flux, found.ivar))
 
     def save(self, directory: Path) -> None:
         """Write the fill, if there is one; the normalisation is in ``model.json``."""

@@ -39,7 +39,12 @@ from torch import Tensor, nn
 from spectra_scale.models.autoencoder import AutoEncoder, to_tensor
 from spectra_scale.models.inputs import ModelInputs
 from spectra_scale.models.precision import Precision, products_in
-from spectra_scale.spectrum.noise_kernels import median_response, sandwich
+from spectra_scale.spectrum.noise_kernels import (
+    fill_sums,
+    follow_fill,
+    median_response,
+    sandwich,
+)
 
 Floats = NDArray[np.float32]
 
@@ -192,38 +197,38 @@ class Propagation:
         """Latents and their Jacobian; what that holds at missing pixels means nothing."""
         z, active = encoder.forward(x)
         found = encoder.pull_back(active)
-        if self.inputs.fill is None and not self.inpaint_passes:
-            return z, found
         valid = (ivar > 0)[:, None, :]
-        found = self._through_fill(found, valid, ivar)
+        found = self._through_fill(found, ivar)
         for _ in range(self.inpaint_passes):
             recon, lit = decoder.forward(z)
             z, active = encoder.forward(torch.where(ivar > 0, x, recon))
             rows = encoder.pull_back(active)
             through = decoder.pull_back(lit, torch.where(valid, 0.0, rows))
-            found = torch.where(valid, rows, 0.0).baddbmm_(through, found)
+            found = torch.where(valid, torch.baddbmm(rows, through, found), 0.0)
         return z, found
 
-    def _through_fill(self, rows: Tensor, valid: Tensor, ivar: Tensor) -> Tensor:
+    def _through_fill(self, rows: Tensor, ivar: Tensor) -> Tensor:
         """Add to the derivative by valid pixels what goes through the filled ones."""
         fill = self.inputs.fill
         if fill is None:
-            return torch.where(valid, rows, 0.0)
+            return rows
         basis = torch.from_numpy(fill.components).to(rows)
-        direct = torch.where(valid, rows, 0.0)
-        by_coefficient = torch.where(valid, 0.0, rows) @ basis.T
-        share = _fit_derivative(by_coefficient, fill.components, ivar)
-        return direct.addcmul_(share @ basis, ivar[:, None, :])
+        if rows.device.type == "cpu":
+            # A few missing pixels: the compiled loops touch those alone.
+            arrays = rows.numpy(), ivar.numpy(), basis.numpy()
+            sums = torch.from_numpy(fill_sums(*arrays))
+            follow_fill(*arrays, _fit_derivative(sums, basis, ivar).numpy())
+            return rows
+        sums = torch.where((ivar > 0)[:, None, :], 0.0, rows) @ basis.T
+        through = _fit_derivative(sums, basis, ivar) @ basis
+        return rows.addcmul(through, ivar[:, None, :])
 
 
-def _fit_derivative(
-    by_coefficient: Tensor, components: NDArray[np.float64], ivar: Tensor
-) -> Tensor:
-    """``by_coefficient · (A_vᵀ V A_v)⁻¹``, shape (spectrum, latent, component), in float64."""
-    basis = torch.from_numpy(components).to(ivar.device)
-    k = len(components)
+def _fit_derivative(sums: Tensor, basis: Tensor, ivar: Tensor) -> Tensor:
+    """``sums · (A_vᵀ V A_v)⁻¹``, shape (spectrum, latent, component)."""
+    k = len(basis)
     i, j = torch.triu_indices(k, k, device=ivar.device)
-    packed = ivar.double() @ (basis[i] * basis[j]).T
+    packed = (ivar @ (basis[i] * basis[j]).T).double()
     normal = packed.new_empty(len(ivar), k, k)
     normal[:, i, j] = packed
     normal[:, j, i] = packed
@@ -231,7 +236,7 @@ def _fit_derivative(
     ridge = torch.where(trace > 0, _RIDGE * trace / k, 1.0)
     normal += ridge[:, None, None] * torch.eye(k, dtype=normal.dtype, device=normal.device)
     # The matrix is symmetric: X N⁻¹ = (N⁻¹ Xᵀ)ᵀ.
-    solved: Tensor = torch.linalg.solve(normal, by_coefficient.double().mT)
+    solved: Tensor = torch.linalg.solve(normal, sums.double().mT)
     return solved.mT.to(ivar.dtype)
 
 

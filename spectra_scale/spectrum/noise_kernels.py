@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spectra_scale.spectrum.compiled import ONE, ZERO, compiled, readonly
 
-__all__ = ["median_response", "sandwich"]
+__all__ = ["fill_sums", "follow_fill", "median_response", "sandwich"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -161,3 +161,70 @@ def _correlate(
         scaled[j + 1] = (scaled[j + 1] - along * g[j]) * sigma[j]
     for j in range(n_pixels):
         mixed[j] = scaled[j + 1] + (weight[j] * scaled[j] + weight[j + 1] * scaled[j + 2])
+
+
+def fill_sums(jacobian: Floats, ivar: Floats, basis: Floats) -> Floats:
+    """Derivative by the coefficients of a linear fill of missing pixels: ``J_m A_m``.
+
+    Parameters
+    ----------
+    jacobian
+        Derivative by what the network is fed, shape (spectrum, row, pixel).
+    ivar
+        Shape (spectrum, pixel); 0 is missing, hence filled.
+    basis
+        Components of the fill, shape (component, pixel).
+
+    Returns
+    -------
+    Shape (spectrum, row, component), float32.
+    """
+    found = np.zeros((*jacobian.shape[:2], len(basis)), np.float32)
+    by_pixel = np.ascontiguousarray(basis.T)
+    arrays = (readonly(array, np.float32) for array in (jacobian, ivar, by_pixel))
+    _fill_sums(*arrays, found)
+    return found
+
+
+@compiled
+def _fill_sums(rows: Floats, ivar: Floats, basis: Floats, out: Floats) -> None:
+    for s in range(rows.shape[0]):
+        for j in range(rows.shape[2]):
+            if ivar[s, j] > ZERO:
+                continue
+            for i in range(rows.shape[1]):
+                for c in range(basis.shape[1]):
+                    out[s, i, c] += rows[s, i, j] * basis[j, c]
+
+
+def follow_fill(jacobian: Floats, ivar: Floats, basis: Floats, share: Floats) -> None:
+    """Add to derivatives by valid pixels what passes through the filled ones, in place.
+
+    Parameters
+    ----------
+    jacobian
+        Shape (spectrum, row, pixel); changed. What it holds at missing pixels stays.
+    ivar
+        Weights of the fill's least squares, shape (spectrum, pixel).
+    basis
+        Components of the fill, shape (component, pixel).
+    share
+        Derivative by the right-hand side of the fill's normal equations, shape (spectrum, row,
+        component).
+    """
+    arrays = (readonly(array, np.float32) for array in (ivar, basis, share))
+    _follow_fill(jacobian, *arrays)
+
+
+@compiled
+def _follow_fill(rows: Floats, ivar: Floats, basis: Floats, share: Floats) -> None:
+    through = np.empty(rows.shape[2], np.float32)
+    for s in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            through[:] = ZERO
+            for c in range(basis.shape[0]):
+                part = share[s, i, c]
+                for j in range(rows.shape[2]):
+                    through[j] += part * basis[c, j]
+            for j in range(rows.shape[2]):
+                rows[s, i, j] += through[j] * ivar[s, j]
