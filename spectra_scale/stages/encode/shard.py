@@ -77,7 +77,7 @@ class How:
         return Propagation(model, inputs, self.inpaint, jacobian, latents)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _loaded(path: Path, fingerprint: str) -> tuple[AutoEncoder, ModelInputs]:
     """Read a model once a process, not once a shard; `fingerprint` tells a retrained one."""
     import torch
