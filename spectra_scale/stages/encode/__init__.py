@@ -21,7 +21,13 @@ from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import EncodeSection, changed_settings
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.classify import CLASS_NAMES
-from spectra_scale.stages.encode.calibrate import calibrate
+from spectra_scale.stages.encode.calibrate import (
+    Found,
+    NoiseTask,
+    add_noise,
+    calibrate,
+    noise_task,
+)
 from spectra_scale.stages.encode.shard import (
     SPLITS,
     How,
@@ -87,16 +93,16 @@ def run(
     parts = (out / PARTS).resolve()
     how = _how(sample, model, config, parts)
     tasks = _tasks(sample, group_of(label, split))
-    work = Work("encode", "spectra", [task.shard.n_rows for task in tasks])
-    place.map(partial(encode_shard, how), tasks, work)
+    found = _map(how, tasks, noise_task(sample) if config.covariance else None, place)
     table = pa.concat_tables(
         [read_table(parts / f"{task.file}.parquet") for task in tasks]
     ).combine_chunks()
     columns = {name: column(table, name) for name in table.column_names}
     metrics: dict[str, Any] = chi2_by_class(columns, label, split)
     where = {"place": place.name}
-    if config.covariance:
-        metrics["covariance"], where["precision"] = calibrate(how, sample, columns, place)
+    if found is not None:
+        metrics["covariance"] = calibrate(sample, columns, found)
+        where["precision"] = found.precision
     write_objects(out / OBJECTS, index, columns)
     write_bytes(out / "residuals.safetensors", save(_merged(parts, tasks)))
     usable = columns["usable"]
@@ -108,6 +114,22 @@ def run(
     artifact = finish(out, recipe, counts=counts, metrics=metrics, where=where)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return artifact
+
+
+def _map(how: How, tasks: list[Task], noise: NoiseTask | None, place: Place) -> Found | None:
+    """Encode all shards, and the noise realisations beside them: one start of the workers."""
+    sizes = [task.shard.n_rows for task in tasks]
+    if noise is None:
+        place.map(partial(_do, how), tasks, Work("encode", "spectra", sizes))
+        return None
+    work = Work("encode", "spectra", [*sizes, 4 * len(noise.rows)])
+    *_, found = place.map(partial(_do, how), [*tasks, noise], work)
+    assert isinstance(found, Found)
+    return found
+
+
+def _do(how: How, task: Task | NoiseTask) -> int | Found:
+    return encode_shard(how, task) if isinstance(task, Task) else add_noise(how, task)
 
 
 def _how(sample: Sample, model: Artifact, config: EncodeSection, parts: Path) -> How:

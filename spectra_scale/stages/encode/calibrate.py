@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra_scale.compute.place import Place, Work
 from spectra_scale.stages.encode.shard import (
     How,
     correlation_of,
@@ -28,69 +27,98 @@ ROWS = 512
 SEED = 1
 
 
-def calibrate(
-    how: How, sample: Sample, columns: dict[str, NDArray[Any]], place: Place
-) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True, slots=True, eq=False)
+class NoiseTask:
+    """Rows that noise is added to.
+
+    Parameters
+    ----------
+    rows
+        Row numbers of the sample, ascending.
+    redshift, linear
+        As of `shard.Task`.
+    """
+
+    rows: NDArray[np.int64]
+    redshift: NDArray[np.float64]
+    linear: NDArray[np.bool_]
+
+
+class Found(NamedTuple):
+    """What the task of the calibration gives.
+
+    Parameters
+    ----------
+    pairs, about_truth
+        As `noise_pulls` gives them.
+    precision
+        Precision of latents and Jacobian, and the device, in words.
+    """
+
+    pairs: Pulls
+    about_truth: Pulls
+    precision: str
+
+
+def noise_task(sample: Sample) -> NoiseTask:
+    """Spread the rows over the validation split; over the sample, if it has none."""
+    index = sample.index
+    chosen = np.flatnonzero(sample.validation_rows())
+    if not len(chosen):
+        chosen = np.arange(sample.n_rows)
+    few = min(ROWS, len(chosen))
+    rows = chosen[np.unique(np.linspace(0, len(chosen) - 1, few, dtype=np.int64))]
+    redshift = column(index, "z").astype(np.float64)[rows]
+    return NoiseTask(rows, redshift, on_linear_grid(column(index, "spectrum_key")[rows]))
+
+
+def add_noise(how: How, task: NoiseTask) -> Found:
+    """Pulls over noise realisations of some rows; those that cannot be normalised have none."""
+    from spectra_scale.models.calibration import noise_pulls
+
+    with one_thread_in_workers():
+        propagation = how.load()
+        n_pixels = propagation.model.architecture.n_pixels
+        flux = read_rows(how.arrays, "flux", task.rows)
+        ivar = read_rows(how.arrays, "ivar", task.rows)
+        rho = np.zeros((len(task.rows), n_pixels - 1), np.float32)
+        if how.correlated:
+            rho = correlation_of(task.redshift, task.linear, n_pixels)
+        pairs, about_truth = noise_pulls(propagation, (flux, ivar, rho), SEED)
+    said = f"latents {propagation.forward}, Jacobian {propagation.precision}"
+    return Found(pairs, about_truth, f"{said}, {propagation.model.device.type}")
+
+
+def calibrate(sample: Sample, columns: dict[str, NDArray[Any]], noise: Found) -> dict[str, Any]:
     """Find the factor and multiply the columns of the covariance with it.
 
     Parameters
     ----------
-    how
-        As of the tasks.
     sample
         The sample.
     columns
         Per-object columns of all rows; ``cov_i_j`` are replaced.
-    place
-        Where the noise realisations are encoded: one task.
+    noise
+        What `add_noise` gave.
 
     Returns
     -------
-    What the manifest records, and the precision of latents and Jacobian, in words.
+    What the manifest records.
     """
     from spectra_scale.models.calibration import Calibration, repeat_pulls
 
-    usable = columns["usable"].astype(bool)
     index = sample.index
-    chosen = np.flatnonzero(sample.validation_rows() & usable)
-    if not len(chosen):
-        chosen = np.flatnonzero(usable)
-    chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(ROWS, len(chosen)), dtype=int))]
-    facts = (
-        chosen,
-        column(index, "z").astype(np.float64)[chosen],
-        on_linear_grid(column(index, "spectrum_key")[chosen]),
-    )
-    work = Work("encode (calibrate)", "spectra", [len(chosen)])
-    [(noise, about_truth, precision)] = place.map(partial(_noise, how), [facts], work)
-    latents, covariance = latents_of(columns), covariance_of(columns)
     # A superseded observation is the same one in an older reduction: no repeat.
-    repeated = usable & ~column(index, "superseded").astype(bool)
-    sky_id = column(index, "sky_id")[repeated]
-    repeats = repeat_pulls(latents[repeated], covariance[repeated], sky_id)
-    found = Calibration.of(repeats, noise, about_truth)
+    repeated = columns["usable"].astype(bool) & ~column(index, "superseded").astype(bool)
+    repeats = repeat_pulls(
+        latents_of(columns)[repeated],
+        covariance_of(columns)[repeated],
+        column(index, "sky_id")[repeated],
+    )
+    found = Calibration.of(repeats, noise.pairs, noise.about_truth)
     factor = np.float32(found.factor)
     columns |= {k: v * factor for k, v in columns.items() if k.startswith("cov_")}
-    return found.to_dict(), precision
-
-
-def _noise(
-    how: How, facts: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
-) -> tuple[Pulls, Pulls, str]:
-    from spectra_scale.models.calibration import noise_pulls
-
-    numbers, redshift, linear = facts
-    with one_thread_in_workers():
-        propagation = how.load()
-        n_pixels = propagation.model.architecture.n_pixels
-        flux = read_rows(how.arrays, "flux", numbers)
-        ivar = read_rows(how.arrays, "ivar", numbers)
-        rho = np.zeros((len(numbers), n_pixels - 1), np.float32)
-        if how.correlated:
-            rho = correlation_of(redshift, linear, n_pixels)
-        noise, about_truth = noise_pulls(propagation, (flux, ivar, rho), SEED)
-    said = f"latents {propagation.forward}, Jacobian {propagation.precision}"
-    return noise, about_truth, f"{said}, {propagation.model.device.type}"
+    return found.to_dict()
 
 
 def latents_of(columns: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
