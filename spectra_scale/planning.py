@@ -205,7 +205,7 @@ def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[
     labels = add("label", label.recipe(dict(releases), job.label))
     sample = add("prepare", prepare.recipe(dict(releases), labels, job.prepare, layout_of(job)))
     model = fitted("train") or add("train", train.recipe(sample, job.train))
-    latents = add("encode", encode.recipe(sample, model, job.encode))
+    latents = add("encode", encode.recipe(sample, model, job.encode, fitted("encode")))
     flow = add("density", density.recipe(latents, job.density, fitted("density")))
     maps = {}
     for what in ("latents", "flux"):

@@ -55,10 +55,12 @@ def model(tmp_path_factory):
     return artifact.finish(out, recipe, counts={})
 
 
-def run(sample, model, out, place=None, **settings):
+def run(sample, model, out, place=None, fitted=None, **settings):
     config = EncodeSection(**settings)
-    recipe = stage.recipe(sample.artifact.fingerprint, model.fingerprint, config)
-    return stage.run((sample, model), config, place or Here(), out, recipe)
+    calibration = None if fitted is None else fitted.fingerprint
+    recipe = stage.recipe(sample.artifact.fingerprint, model.fingerprint, config, calibration)
+    inputs = stage.EncodeInputs(sample, model, fitted)
+    return stage.run(inputs, config, place or Here(), out, recipe)
 
 
 def covariances(table):
@@ -128,6 +130,28 @@ def test_a_superseded_observation_is_no_repeat(model, tmp_path):
     index = index_of(n, sky_id=np.arange(n) % (n // 2), superseded=np.arange(n) < n // 2)
     sample = make_sample(tmp_path / "sample", flux, ivar, index=index)
     assert run(sample, model, tmp_path / "latents").metrics["covariance"]["repeats"]["n"] == 0
+
+
+def test_an_earlier_run_lends_its_factor_with_its_model(model, tmp_path):
+    """Else a release more would change the uncertainties of all others."""
+    flux, ivar, _ = spectra()
+    first = run(make_sample(tmp_path / "sample", flux, ivar), model, tmp_path / "first")
+    fewer = make_sample(tmp_path / "fewer", flux[:60], ivar[:60])
+    found = {}
+    for name, fitted in (("own", None), ("lent", first)):
+        made = run(fewer, model, tmp_path / name, fitted=fitted)
+        said = made.metrics["covariance"]
+        found[name] = (
+            said["factor"],
+            column(read_objects(made.path / "objects", fewer.index), "cov_0_0"),
+        )
+    assert said["from"] == "the models' run: noise realisations"
+    assert found["lent"][0] == first.metrics["covariance"]["factor"] != found["own"][0]
+    ratio = found["lent"][0] / found["own"][0]
+    np.testing.assert_allclose(found["lent"][1] / found["own"][1], ratio, rtol=1e-5)
+    # What was lent is lent on.
+    again = run(fewer, model, tmp_path / "again", fitted=made)
+    assert again.metrics["covariance"]["from"] == said["from"]
 
 
 def test_covariances_can_be_left_out_and_latents_stay(model, tmp_path):

@@ -234,7 +234,9 @@ def score(sample, run, job, out):
     made = Run(out)
     model = fitted("train")
     recipe = encode.recipe(sample.artifact.fingerprint, model.fingerprint, job.encode)
-    latents = encode.run((sample, model), job.encode, Here(), out / FOLDERS["encode"], recipe)
+    latents = encode.run(
+        encode.EncodeInputs(sample, model), job.encode, Here(), out / FOLDERS["encode"], recipe
+    )
     recipe = density.recipe(latents.fingerprint, job.density, fitted("density").fingerprint)
     given = density.DensityInputs(sample, latents, fitted("density"))
     flow = density.run(given, job.density, out / FOLDERS["density"], recipe)
@@ -470,7 +472,9 @@ def test_stacks_and_latents_are_the_same_bytes_from_every_place(run, job, execut
     assert digests(other.path) == digests(made.path)
     model = run.artifact("train")
     recipe = encode.recipe(run.artifact("prepare").fingerprint, model.fingerprint, job.encode)
-    latents = encode.run((run.sample, model), job.encode, executor, tmp_path / "latents", recipe)
+    latents = encode.run(
+        encode.EncodeInputs(run.sample, model), job.encode, executor, tmp_path / "latents", recipe
+    )
     for name in ("latent_0", "chi2_valid"):
         mine = column(read_table(latents.path / "objects" / "mock.parquet"), name)
         # PyTorch may add in another order with another number of threads.

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,15 @@ from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import read_table
 
-__all__ = ["SPLITS", "chi2_by_class", "correlation_of", "current_split", "recipe", "run"]
+__all__ = [
+    "SPLITS",
+    "EncodeInputs",
+    "chi2_by_class",
+    "correlation_of",
+    "current_split",
+    "recipe",
+    "run",
+]
 
 VERSION = 3
 KIND = "encode"
@@ -52,14 +60,38 @@ PARTS = "parts"
 FREE = ("batch",)
 
 
-def recipe(sample: str, autoencoder: str, config: EncodeSection) -> Recipe:
+class EncodeInputs(NamedTuple):
+    """Inputs of `run`.
+
+    Parameters
+    ----------
+    sample
+        The sample.
+    autoencoder
+        The trained auto-encoder, of this run or of an earlier one.
+    fitted
+        Latents of the run the auto-encoder is of, whose calibration is taken; None makes one: it
+        belongs to the models, so that a release more changes nothing of the others.
+    """
+
+    sample: Sample
+    autoencoder: Artifact
+    fitted: Artifact | None = None
+
+
+def recipe(
+    sample: str, autoencoder: str, config: EncodeSection, fitted: str | None = None
+) -> Recipe:
     """What the latents are made from."""
     settings = {k: v for k, v in changed_settings(config).items() if k not in FREE}
-    return Recipe(KIND, VERSION, settings, {"sample": sample, "autoencoder": autoencoder})
+    parents = {"sample": sample, "autoencoder": autoencoder}
+    if fitted is not None:
+        parents["calibration"] = fitted
+    return Recipe(KIND, VERSION, settings, parents)
 
 
 def run(
-    inputs: tuple[Sample, Artifact],
+    inputs: EncodeInputs,
     config: EncodeSection,
     place: Place,
     out: Path,
@@ -70,7 +102,7 @@ def run(
     Parameters
     ----------
     inputs
-        The sample and the trained auto-encoder, of this run or of an earlier one.
+        What is encoded with what.
     config
         `[encode]`.
     place
@@ -87,7 +119,7 @@ def run(
     if done:
         shutil.rmtree(out / PARTS, ignore_errors=True)
         return done
-    sample, model = inputs
+    sample, model, fitted = inputs
     index = sample.index
     label, split = column(index, "label"), current_split(index)
     parts = (out / PARTS).resolve()
@@ -101,7 +133,7 @@ def run(
     metrics: dict[str, Any] = chi2_by_class(columns, label, split)
     where = {"place": place.name}
     if found is not None:
-        metrics["covariance"] = calibrate(sample, columns, found)
+        metrics["covariance"] = calibrate(sample, columns, found, fitted)
         where["precision"] = found.precision
     write_objects(out / OBJECTS, index, columns)
     write_bytes(out / "residuals.safetensors", save(_merged(parts, tasks)))

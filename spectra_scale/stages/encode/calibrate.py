@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from spectra_scale.stages.encode.shard import (
     one_thread_in_workers,
 )
 from spectra_scale.store.arrays import read_rows
+from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
 from spectra_scale.store.sample import Sample
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 #: Spectra that noise is added to, spread over the validation split.
 ROWS = 512
 SEED = 1
+_LENT = "the models' run: "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,9 @@ def add_noise(how: How, task: NoiseTask) -> Found:
     return Found(pairs, about_truth, f"{said}, {propagation.model.device.type}")
 
 
-def calibrate(sample: Sample, columns: dict[str, NDArray[Any]], noise: Found) -> dict[str, Any]:
+def calibrate(
+    sample: Sample, columns: dict[str, NDArray[Any]], noise: Found, fitted: Artifact | None
+) -> dict[str, Any]:
     """Find the factor and multiply the columns of the covariance with it.
 
     Parameters
@@ -100,10 +104,12 @@ def calibrate(sample: Sample, columns: dict[str, NDArray[Any]], noise: Found) ->
         Per-object columns of all rows; ``cov_i_j`` are replaced.
     noise
         What `add_noise` gave.
+    fitted
+        Latents whose factor is taken, if they have one.
 
     Returns
     -------
-    What the manifest records.
+    What the manifest records: pulls of this sample in any case.
     """
     from spectra_scale.models.calibration import Calibration, repeat_pulls
 
@@ -116,6 +122,10 @@ def calibrate(sample: Sample, columns: dict[str, NDArray[Any]], noise: Found) ->
         column(index, "sky_id")[repeated],
     )
     found = Calibration.of(repeats, noise.pairs, noise.about_truth)
+    theirs = {} if fitted is None else fitted.metrics.get("covariance", {})
+    if theirs:
+        source = _LENT + str(theirs["from"]).removeprefix(_LENT)
+        found = replace(found, factor=float(theirs["factor"]), source=source)
     factor = np.float32(found.factor)
     columns |= {k: v * factor for k, v in columns.items() if k.startswith("cov_")}
     return found.to_dict()
