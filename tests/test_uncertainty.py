@@ -6,12 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectra_scale.models import uncertainty
 from spectra_scale.models.autoencoder import Architecture, encode, seeded_autoencoder
 from spectra_scale.models.baseline import WeightedPCA, fit_weighted_pca
 from spectra_scale.models.inputs import ModelInputs
 from spectra_scale.models.normalise import Normalisation
 from spectra_scale.models.uncertainty import Propagation, reconstruction_variance
 from spectra_scale.spectrum.covariance import correlated_noise
+from spectra_scale.spectrum.noise_kernels import median_response, sandwich
 
 NONE = Normalisation("none")
 SMALL = Architecture(40, (16, 8), 3)
@@ -170,6 +172,36 @@ def test_products_in_bfloat16_change_a_covariance_by_less_than_a_hundredth():
     sigma = np.sqrt(np.diagonal(exact, axis1=1, axis2=2))
     # Three roundings of 2^-9 a term, over sums of many terms of either sign.
     assert np.abs(np.sqrt(np.diagonal(rough, axis1=1, axis2=2)) / sigma - 1).max() < 0.01
+
+
+@pytest.mark.parametrize("given", ["nothing", "neighbours", "median", "both"])
+def test_a_gpu_would_add_up_what_the_compiled_loops_do(given):
+    """The products that other devices use, here on the CPU's tensors."""
+    flux, ivar = spectra(11)
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(size=(len(flux), 3, 40)).astype("f4")
+    jacobian.transpose(0, 2, 1)[ivar == 0] = np.nan  # a missing pixel's means nothing
+    rho = (
+        rng.uniform(0, 0.5, (len(flux), 39)).astype("f4")
+        if given in {"neighbours", "both"}
+        else None
+    )
+    scaling = (flux, median_response(flux, ivar)) if given in {"median", "both"} else None
+    ours = sandwich(jacobian, ivar, rho, scaling)
+    theirs = uncertainty._sandwich_on_device(torch.from_numpy(jacobian), ivar, rho, scaling)
+    # Sums of 40 float32 terms in another order.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(ours).max())
+
+
+def test_a_gpu_would_follow_the_fill_as_the_compiled_loops_do():
+    flux, ivar = spectra(12)
+    rows = torch.randn(len(flux), 3, 40, generator=torch.Generator().manual_seed(1))
+    fill = linear_model(1)
+    basis = torch.from_numpy(fill.components).float()
+    how = Propagation(seeded_autoencoder(SMALL, 1), ModelInputs(NONE, fill))
+    ours = how._through_fill(rows.clone(), torch.from_numpy(ivar))
+    theirs = uncertainty._follow_on_device(rows, torch.from_numpy(ivar), basis)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_one_layer_is_its_own_jacobian():

@@ -213,15 +213,20 @@ class Propagation:
         if fill is None:
             return rows
         basis = torch.from_numpy(fill.components).to(rows)
-        if rows.device.type == "cpu":
-            # A few missing pixels: the compiled loops touch those alone.
-            arrays = rows.numpy(), ivar.numpy(), basis.numpy()
-            sums = torch.from_numpy(fill_sums(*arrays))
-            follow_fill(*arrays, _fit_derivative(sums, basis, ivar).numpy())
-            return rows
-        sums = torch.where((ivar > 0)[:, None, :], 0.0, rows) @ basis.T
-        through = _fit_derivative(sums, basis, ivar) @ basis
-        return rows.addcmul(through, ivar[:, None, :])
+        if rows.device.type != "cpu":
+            return _follow_on_device(rows, ivar, basis)
+        # A few missing pixels: the compiled loops touch those alone.
+        arrays = rows.numpy(), ivar.numpy(), basis.numpy()
+        sums = torch.from_numpy(fill_sums(*arrays))
+        follow_fill(*arrays, _fit_derivative(sums, basis, ivar).numpy())
+        return rows
+
+
+def _follow_on_device(rows: Tensor, ivar: Tensor, basis: Tensor) -> Tensor:
+    """As `noise_kernels.follow_fill`, by torch's products."""
+    sums = torch.where((ivar > 0)[:, None, :], 0.0, rows) @ basis.T
+    through = _fit_derivative(sums, basis, ivar) @ basis
+    return rows.addcmul(through, ivar[:, None, :])
 
 
 def _fit_derivative(sums: Tensor, basis: Tensor, ivar: Tensor) -> Tensor:
@@ -243,10 +248,16 @@ def _fit_derivative(sums: Tensor, basis: Tensor, ivar: Tensor) -> Tensor:
 def _sandwich(
     rows: Tensor, ivar: Floats, rho: Floats | None, scaling: tuple[Floats, Floats] | None
 ) -> Floats:
-    """As `noise_kernels.sandwich`; overwrites `rows`."""
+    """As `noise_kernels.sandwich`, on the device of `rows`."""
     if rows.device.type == "cpu":
         # A compiled pass is six times as fast as torch's products of such slim matrices.
         return sandwich(rows.numpy(), ivar, rho, scaling)
+    return _sandwich_on_device(rows, ivar, rho, scaling)
+
+
+def _sandwich_on_device(
+    rows: Tensor, ivar: Floats, rho: Floats | None, scaling: tuple[Floats, Floats] | None
+) -> Floats:
     variance = to_tensor(ivar, rows.device)[:, None, :]
     rows = torch.where(variance > 0, rows, 0.0)
     if scaling is not None:
