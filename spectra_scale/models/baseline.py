@@ -20,6 +20,7 @@ Doubles = NDArray[np.float64]
 Real = TypeVar("Real", np.float32, np.float64)
 
 _ROWS_AT_ONCE = 1024
+_PIXELS_A_COMPONENT = 10  # fewer valid ones are not trusted to determine it in float32
 _FILLED_AT_ONCE = 256  # arrays of these stay in a core's cache
 # Relative ridge of every normal equation: far below the noise, and a spectrum or pixel with
 # fewer valid data than unknowns still has a solution.
@@ -128,8 +129,9 @@ class WeightedPCA:
     def fill_missing(self, flux: Floats, ivar: Floats) -> Floats:
         """Spectra with the best linear guess in their missing pixels.
 
-        As `reconstruct`, but long sums are of float32 numbers, a third of the time: a guess then
-        moves by some 1e-5 of the noise that it has itself.
+        As `reconstruct`, but long sums are of float32 numbers, in half of the time: on mock
+        spectra a guess moves by 1e-5 of its own noise, at most by 4e-4. A spectrum with few valid
+        pixels, whose normal equations may have no unique solution, is left to `reconstruct`.
 
         Parameters
         ----------
@@ -141,6 +143,13 @@ class WeightedPCA:
         Shape (spectrum, pixel), float32.
         """
         self._check(flux)
+        few = (ivar > 0).sum(axis=1) < _PIXELS_A_COMPONENT * len(self.components)
+        if few.any():
+            filled = np.empty_like(flux)
+            filled[~few] = self.fill_missing(flux[~few], ivar[~few])
+            guess = self.reconstruct(flux[few], ivar[few])
+            filled[few] = np.where(ivar[few] > 0, flux[few], guess)
+            return filled
         mean = self.mean.astype(np.float32)
         basis = np.ascontiguousarray(self.components, np.float32)
         products, i, j = _pairs(basis)
