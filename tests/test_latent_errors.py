@@ -43,6 +43,8 @@ def test_the_run_records_how_its_uncertainties_were_calibrated(run):
         assert (variance > 0).all()
         # A latent's error is far less than the scatter of latents.
         assert np.median(np.sqrt(variance)) < column(table, f"latent_{k}").std()
+    page = (run.folder("report") / "index.html").read_text()
+    assert f"before the factor {said['factor']:.3f} on covariances" in page
     assert "cov_3_4" in table.column_names
     assert "cov_4_3" not in table.column_names
 

@@ -15,6 +15,7 @@ from spectra_scale.figures.page import FigureItem, Section, Table, png_of
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
 
@@ -154,7 +155,7 @@ def _reconstruction(inputs: ReportInputs) -> Section:
             _item("", residual, f"Mean of (reconstruction − data)/σ by class, {whose}: structure "
                                 "at a line is something the model does not reproduce."),
         ],
-        [_chi2_table(encoded)],
+        [_chi2_table(encoded), *uncertainty_tables(encoded)],
     )  # fmt: skip
 
 
