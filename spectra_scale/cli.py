@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from spectra_scale import options
+from spectra_scale.compute.progress import log_to_terminal
 from spectra_scale.config import ComputeSection, Job, MockSection
 from spectra_scale.errors import SpectraScaleError, UsageError, explain_system_error
 from spectra_scale.jobfile import make_job, read_job
+from spectra_scale.options import JobFile, Limit, Out, RunPath, Setting, Source
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -23,16 +25,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-JobFile = Annotated[Path, typer.Argument(help="Job file (TOML).", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a setting: path=value, repeatable.")
-]
-Source = Annotated[
-    list[Path] | None, typer.Option("--source", help="Folder of survey files, repeatable.")
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Directory of the results.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Spectra of each release, at most.")]
 
 
 def console() -> Console:
@@ -107,7 +99,10 @@ def status(path: RunPath) -> None:
 
 
 def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    table = Table(*names, title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
+    for i, name in enumerate(names):
+        # Where there is little room, what a line is of is the last to be cut.
+        table.add_column(name, no_wrap=i == 0)
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -227,37 +222,18 @@ def _print_release(release: Any) -> None:
 def mock(
     path: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     n: Annotated[int, typer.Option("--n", help="Spectra.")] = 5000,
-    spec_files: Annotated[
-        int | None, typer.Option(help="Of these, as single files. [default: 200, if so many]")
-    ] = None,
+    spec_files: options.SpecFiles = None,
     full_files: Annotated[int, typer.Option(help="Of these, with all exposures.")] = 0,
-    boss_fraction: Annotated[
-        float | None, typer.Option(help="Share of BOSS spectra. [default: 0.25]")
-    ] = None,
-    desi_fraction: Annotated[
-        float | None, typer.Option(help="Share of DESI spectra. [default: 0]")
-    ] = None,
-    sdssv_fraction: Annotated[
-        float | None, typer.Option(help="Share of SDSS-V spectra. [default: 0]")
-    ] = None,
-    sdssv_release: Annotated[
-        str, typer.Option(help="Names of SDSS-V files: dr18, dr19 or dr20.")
-    ] = "dr19",
-    survey: Annotated[
-        str | None, typer.Option(help="One survey only: sdss (legacy), boss, desi or sdssv.")
-    ] = None,
+    boss_fraction: options.BossFraction = None,
+    desi_fraction: options.DesiFraction = None,
+    sdssv_fraction: options.SdssvFraction = None,
+    sdssv_release: options.SdssvRelease = "dr19",
+    survey: options.OneSurvey = None,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
-    plates: Annotated[
-        str | None, typer.Option(help="Write these plates only: 266,267.", show_default=False)
-    ] = None,
-    healpix: Annotated[
-        str | None, typer.Option(help="Write these healpixels only: 9144.", show_default=False)
-    ] = None,
+    plates: options.Plates = None,
+    healpix: options.Healpix = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
-    compare: Annotated[
-        Path | None,
-        typer.Option(help="Real SDSS files: write a page beside them.", show_default=False),
-    ] = None,
+    compare: options.Compare = None,
 ) -> None:
     """Write a mock release in the formats of SDSS, SDSS-V and DESI, with the truth beside it."""
     if compare is not None and not compare.is_dir():
@@ -366,16 +342,46 @@ def submit(
     send(wanted, address, follow=follow, echo=typer.echo)
 
 
+@app.command()
+def scaling(
+    job: options.OwnJobFile = None,
+    out: Out = None,
+    stages: options.Stages = None,
+    mode: options.Mode = None,
+    workers: options.WorkerNumbers = None,
+    rows: Annotated[int | None, typer.Option(help="A worker (weak), in all (strong).")] = None,
+    batch: Annotated[int | None, typer.Option(help="Of training, a worker.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of training; the first warms up.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="The fastest is shown.")] = None,
+    settings: Setting = None,
+) -> None:
+    """Measure weak and strong scaling of stages on local Ray: a table, a CSV and a figure.
+
+    What is not given is the job's own. The same command again goes on with what is missing.
+    """
+    from spectra_scale.scaling.plan import command_line, scaling_job
+
+    changes = {"stages": stages, "modes": mode, "workers": workers, "rows": rows,
+               "batch": batch, "epochs": epochs, "repeats": repeats}  # fmt: skip
+    wanted = scaling_job(job, changes, settings or (), out)
+    from spectra_scale.scaling.command import scale
+    from spectra_scale.scaling.table import notes, tables
+
+    report = scale(wanted, command_line(job, changes, settings or (), out))
+    for title, (names, lines) in tables(report.results).items():
+        _print_table(names, lines, title)
+    for note in notes(report.results):
+        typer.echo(note)
+    for path in report.files:
+        typer.echo(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors of ours become a message and an exit code, never a traceback.
 
     Exit codes: 0 done, 1 the job failed, 2 wrong usage.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
-    for noisy in ("distributed", "ray", "numba", "matplotlib", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_terminal()
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except SpectraScaleError as error:

@@ -35,9 +35,19 @@ class Unit:
 
 
 def content_of(hdus):
+    """A file's bytes; DATASUM of HDUs that have one is that of these bytes."""
     out = io.BytesIO()
     hdus.writeto(out, output_verify="silentfix")
-    return out.getvalue()
+    if not any("DATASUM" in hdu.header for hdu in hdus):
+        return out.getvalue()
+    # astropy sums texts as they are in memory, which is not how it writes them.
+    out.seek(0)
+    written, summed = fits.open(out, memmap=False), io.BytesIO()
+    for hdu in written:
+        if "DATASUM" in hdu.header:
+            hdu.add_checksum()
+    written.writeto(summed, output_verify="silentfix")
+    return summed.getvalue()
 
 
 # Whole files ------------------------------------------------------------------------------------

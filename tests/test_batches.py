@@ -102,9 +102,29 @@ def test_rows_of_a_batch_come_from_all_over_the_sample():
 def test_a_stream_reads_few_blocks_at_a_time():
     order = streams(np.arange(64 * 1024 * 16), block_rows=1024)
     rows = np.concatenate([b.rows for b in order.epoch(0, 64, 0, 64)])
-    # Four blocks are shuffled together; two more where a block is divided between streams.
+    # Four blocks are shuffled together, and as many rows span two such groups; a block more
+    # where one is divided between streams.
     for start in range(0, 16 * 1024, 4096):
-        assert len(np.unique(rows[start : start + 4096] // 1024)) <= 6
+        assert len(np.unique(rows[start : start + 4096] // 1024)) <= order.active_blocks(64) == 9
+
+
+def test_streams_come_to_new_blocks_at_different_times():
+    order = streams(np.arange(64 * 64 * 16), block_rows=64)
+    new, seen = [], set()
+    for batch in order.epoch(0, 64 * 32, 0, 1):
+        blocks = set((batch.rows // 64).tolist())
+        new.append(len(blocks - seen))
+        seen |= blocks
+    # 1024 blocks over 32 batches; all at once would be 256 every eighth batch and none between.
+    assert max(new[1:]) < 128
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 64])
+def test_owned_rows_are_those_a_rank_trains_on(world_size):
+    order = streams(np.arange(0, 3000, 3))
+    for rank in range(world_size):
+        rows = np.concatenate([b.rows for b in order.epoch(1, 32, rank, world_size)])
+        np.testing.assert_array_equal(np.sort(rows), order.owned_rows(rank, world_size))
 
 
 def test_small_samples_get_blocks_small_enough_for_four_a_stream():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pipeline_builders import digests, index_of, low_rank_spectra, make_sample
 from safetensors.numpy import load_file
 
@@ -17,7 +18,7 @@ from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.inputs import load_encoder
 from spectra_scale.stages import train
 from spectra_scale.stages.train import worker
-from spectra_scale.stages.train.rows import SampleRows
+from spectra_scale.stages.train.rows import Spectra, StreamedRows, held_rows
 from spectra_scale.store.objects import column
 from spectra_scale.store.tables import read_table
 
@@ -65,7 +66,8 @@ def weights(path):
 
 def history(path):
     table = read_table(path / "history.parquet")
-    return {name: column(table, name) for name in table.column_names if name != "seconds"}
+    cost = {"seconds", "data_seconds", "reduce_seconds", "cpu_seconds", "memory_mib"}
+    return {name: column(table, name) for name in table.column_names if name not in cost}
 
 
 def assert_equal_training(one, other):
@@ -189,19 +191,31 @@ def test_more_rows_than_a_worker_may_hold_change_nothing(sample, here, tmp_path)
     assert_equal_training(streamed.path, held.path)
 
 
-def test_streamed_rows_are_the_resident_rows(sample, unbroken):
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_streamed_rows_are_the_resident_rows_and_those_that_encode_sees(sample, unbroken, slots):
     _, inputs = load_encoder(unbroken.path)
-    shape = (N, N_PIXELS)
-    resident = SampleRows(sample.arrays, shape, 32, inputs, 2**30)
-    streamed = SampleRows(sample.arrays, shape, 32, inputs, 1)
-    assert (resident.resident, streamed.resident) == (True, False)
-    rows = np.array([299, 0, 31, 32, 150, 0])
-    for a, b in zip(resident.take(rows), streamed.take(rows), strict=True):
-        np.testing.assert_array_equal(a, b)
-    flux, _ = sample.read(slice(0, N))
-    assert (resident.take(rows)[0][1] == resident.take(rows)[0][5]).all()
-    expected = inputs.normalisation.apply(flux, sample.read(slice(0, N))[1]).flux[rows]
-    np.testing.assert_array_equal(resident.take(rows)[0], expected)
+    flux, ivar = sample.read(slice(0, N))
+    expected = inputs.apply(flux, ivar)
+    spectra = Spectra(sample.arrays, (N, N_PIXELS), 32, inputs)
+    streamed = StreamedRows(spectra, slots * spectra.chunk_bytes)
+    held = held_rows(spectra, np.arange(0, N, 2))
+    rng = np.random.default_rng(slots)
+    for n in (6, 1, 40, N // 2):
+        rows = np.append(rng.permutation(np.arange(0, N, 2))[: n - 1], 298)
+        for source in (streamed, held):
+            for found, array in zip(source.take(rows), expected[:2], strict=True):
+                np.testing.assert_array_equal(found.numpy(), array[rows])
+
+
+def test_factors_found_before_give_the_same_rows(sample, unbroken):
+    _, inputs = load_encoder(unbroken.path)
+    with np.load(unbroken.path / "rows.npz") as file:
+        factor = file["factor"]
+    shape, rows = (N, N_PIXELS), np.arange(N)
+    one = held_rows(Spectra(sample.arrays, shape, 32, inputs, factor), rows)
+    other = held_rows(Spectra(sample.arrays, shape, 32, inputs), rows)
+    for a, b in zip(one.take(rows), other.take(rows), strict=True):
+        assert torch.equal(a, b)
 
 
 # Who trains --------------------------------------------------------------------------------------

@@ -85,21 +85,6 @@ class Transfer:
     residual_mock: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Spectra in memory as a source of training rows."""
-
-    flux: Floats
-    ivar: Floats
-
-    @property
-    def n_pixels(self) -> int:
-        return int(self.flux.shape[1])
-
-    def take(self, rows: Ints) -> tuple[Floats, Floats]:
-        return self.flux[rows], self.ivar[rows]
-
-
 def transfer(
     real: Side, mock: Side, settings: TransferSettings, seed: int, report: Callable[[str], None]
 ) -> Transfer:
@@ -125,6 +110,7 @@ def transfer(
     from spectra_scale.models.baseline import fit_weighted_pca
     from spectra_scale.models.initialise import start_from_components
     from spectra_scale.models.inputs import ModelInputs
+    from spectra_scale.models.loading import ArrayRows
     from spectra_scale.models.training import SingleProcess, TrainSettings, train
 
     rng = np.random.default_rng(seed)
@@ -143,7 +129,7 @@ def transfer(
     how = TrainSettings(epochs=settings.epochs, batch_size=settings.batch_size, seed=seed,
                         gamma=0.95, loss="chi2_valid", snr_cap=SNR_CAP)  # fmt: skip
     streams = VirtualStreams(np.sort(chosen), 64, seed)
-    source = _Rows(prepared.flux, prepared.ivar)
+    source = ArrayRows(torch.from_numpy(prepared.flux), torch.from_numpy(prepared.ivar))
 
     def after(record: Any, _: object) -> None:
         report(f"auto-encoder epoch {record.epoch}: χ² {record.train_chi2_valid:.3f} learnt, "

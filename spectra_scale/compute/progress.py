@@ -7,6 +7,17 @@ import sys
 import time
 
 log = logging.getLogger(__name__)
+#: Loggers of libraries that say more than a user wants to know.
+NOISY = ("distributed", "ray", "numba", "matplotlib", "asyncio")
+
+
+def log_to_terminal() -> None:
+    """Show the log on stderr, and of libraries the warnings alone: for a process of our own."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class Progress:

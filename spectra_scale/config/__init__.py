@@ -21,7 +21,6 @@ from spectra_scale.config.analysis import (
     RegionsSection,
     ReportSection,
     StackSection,
-    TrainSection,
 )
 from spectra_scale.config.base import Name, Positive, Settings
 from spectra_scale.config.data import (
@@ -31,6 +30,8 @@ from spectra_scale.config.data import (
     PrepareSection,
     ReleaseSection,
 )
+from spectra_scale.config.scaling import ScalingSection
+from spectra_scale.config.train import TrainSection
 
 __all__ = [
     "BoxRegion",
@@ -48,6 +49,7 @@ __all__ = [
     "RegionsSection",
     "ReleaseSection",
     "ReportSection",
+    "ScalingSection",
     "Settings",
     "StackSection",
     "TrainSection",
@@ -112,6 +114,7 @@ class Job(Settings):
     report: ReportSection = ReportSection()
     compute: ComputeSection = ComputeSection()
     models: ModelsSection = ModelsSection.model_construct(source=None)
+    scaling: ScalingSection = ScalingSection()
 
     @model_validator(mode="after")
     def _has_release(self) -> Job:

@@ -1,4 +1,4 @@
-"""Settings of the stages after the sample: models, maps, regions, stacks, report."""
+"""Settings of the stages after the auto-encoder: density, maps, regions, stacks, report."""
 
 from __future__ import annotations
 
@@ -8,58 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from spectra_scale.config.base import LabelName, Name, Positive, Settings
-
-
-class TrainSection(Settings):
-    """`[train]`: the auto-encoder (science.md §6)."""
-
-    hidden: tuple[Positive, ...] = Field((800, 590), description="widths of the hidden layers")
-    n_latent: Positive = Field(10, description="latent dimensions")
-    epochs: Positive = Field(200, description="passes over the training split")
-    batch_size: Positive = Field(32, description="global batch, divided by the workers")
-    validation_batch_size: Positive = Field(512, description="batch of the validation pass")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, at epoch 1")
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.99, description="factor on the learning rate after each epoch"
-    )
-    initial: Literal["random", "linear"] = Field(
-        "random", description="weights at the start: random (the paper), or the linear baseline"
-    )
-    loss: Literal["chi2", "chi2_valid", "batch_masked"] = Field(
-        "chi2", description="paper eq. 1, eq. 2, or the mean over valid pixels of the batch"
-    )
-    normalisation: Literal["auto", "median", "global", "none"] = Field(
-        "auto", description="of the input; auto: median with conserve, global with reference"
-    )
-    fill: Literal["zeros", "linear"] = Field(
-        "zeros",
-        description="what missing pixels are fed: 0 (the paper), or the linear baseline's guess, "
-        "so that latents depend less on the mask",
-    )
-    snr_cap: Annotated[float, Field(gt=0)] | Literal["off"] = Field(
-        50.0, description="loss weights v <= (cap/F)^2; not applied twice with reference"
-    )
-    variance_scale: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="factor on the quoted variances in the loss"
-    )
-    classes: tuple[LabelName, ...] = Field((), description="train on these labels only; () is all")
-    seed: int = Field(1, ge=0, description="of weights and shuffling")
-    engine: Literal["ray", "local"] = Field(
-        "ray", description="Ray Train workers, or this process without Ray"
-    )
-    workers: Positive = Field(2, description="data-parallel workers (GPUs where there are any)")
-    max_failures: int = Field(2, ge=0, description="restarts of the worker group after a loss")
-    checkpoint_every: Positive = Field(5, description="epochs between checkpoints")
-
-    @model_validator(mode="after")
-    def _wide_enough(self) -> TrainSection:
-        if self.initial == "linear" and min(self.hidden, default=0) < 2 * self.n_latent:
-            msg = (
-                f"initial = 'linear' needs hidden layers of at least {2 * self.n_latent} units, "
-                f"two a latent; found hidden = {list(self.hidden)}"
-            )
-            raise ValueError(msg)
-        return self
 
 
 class EncodeSection(Settings):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from spectra_scale.figures.residuals import chi2_by_class as chi2_by_class
     from spectra_scale.figures.residuals import pixelwise_chi2 as pixelwise_chi2
     from spectra_scale.figures.residuals import residual_by_class as residual_by_class
+    from spectra_scale.figures.scaling import ScalingPoint as ScalingPoint
+    from spectra_scale.figures.scaling import scaling_figure as scaling_figure
     from spectra_scale.figures.spectra import class_comparison as class_comparison
     from spectra_scale.figures.spectra import spectra_grid as spectra_grid
     from spectra_scale.figures.stacks import polygon_stacks as polygon_stacks
@@ -53,6 +55,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "maps": ("map_coloured", "map_pair", "map_with_boxes", "map_with_polygons"),
         "page": ("FigureItem", "Section", "Table", "png_of", "render_page"),
         "residuals": ("chi2_by_class", "pixelwise_chi2", "residual_by_class"),
+        "scaling": ("ScalingPoint", "scaling_figure"),
         "spectra": ("class_comparison", "spectra_grid"),
         "stacks": ("polygon_stacks", "sequence_stacks", "stack_indices"),
         "style": ("CLASS_COLOURS", "class_colour", "class_name"),

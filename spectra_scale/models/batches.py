@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -50,7 +51,9 @@ class VirtualStreams:
     The blocks are shuffled once and laid end to end; stream s is the s-th of `n_streams` equal
     parts, so streams differ by one row at most and only the end of an epoch has absent rows. In
     every epoch each stream puts its blocks in a new order and shuffles the rows of
-    `buffer_blocks` blocks together. A stream always reads the same blocks: a rank can keep them.
+    `buffer_blocks` blocks together (the first time of fewer, another number in each stream, so
+    that not all of them come to new blocks at once). A stream always reads the same blocks: a
+    rank can keep them.
 
     Parameters
     ----------
@@ -145,7 +148,7 @@ class VirtualStreams:
         segments = self._segments()
         for column, stream in enumerate(owned):
             rng = np.random.default_rng([self.seed, 1, epoch, stream])
-            shuffled = self._shuffle(segments[stream], rng)
+            shuffled = self._shuffle(segments[stream], 1 + stream % self.buffer_blocks, rng)
             order[: len(shuffled), column] = shuffled
         return order.ravel()
 
@@ -168,15 +171,29 @@ class VirtualStreams:
             segments.append(np.stack([low, high], axis=1))
         return segments
 
-    def _shuffle(self, segments: NDArray[np.int64], rng: np.random.Generator) -> Rows:
+    def _shuffle(self, segments: NDArray[np.int64], first: int, rng: np.random.Generator) -> Rows:
         """Rows of one stream: blocks in random order, rows shuffled within a few blocks."""
         parts = [np.empty(0, np.int64)]
         shuffled = segments[rng.permutation(len(segments))]
-        for first in range(0, len(shuffled), self.buffer_blocks):
-            together = shuffled[first : first + self.buffer_blocks]
-            rows = np.concatenate([self.rows[low:high] for low, high in together])
-            parts.append(rng.permutation(rows))
+        starts = [0, *range(first, len(shuffled), self.buffer_blocks)]
+        for start, stop in pairwise([*starts, len(shuffled)]):
+            together = [self.rows[low:high] for low, high in shuffled[start:stop]]
+            if together:
+                parts.append(rng.permutation(np.concatenate(together)))
         return np.concatenate(parts)
+
+    def owned_rows(self, rank: int, world_size: int) -> Rows:
+        """Rows that one rank trains on, in every epoch; ascending."""
+        segments = self._segments()
+        mine = [self.rows[low:high] for stream in range(rank, self.n_streams, world_size)
+                for low, high in segments[stream]]  # fmt: skip
+        return np.sort(np.concatenate([np.empty(0, np.int64), *mine]))
+
+    def active_blocks(self, world_size: int) -> int:
+        """Blocks that a rank draws from at one moment, at most."""
+        owned = -(-self.n_streams // world_size)
+        # Blocks that straddle two streams, and the next group that is read ahead.
+        return owned * (2 * self.buffer_blocks + 1)
 
 
 def prefetch(source: Iterator[T], depth: int = 2) -> Generator[T]:

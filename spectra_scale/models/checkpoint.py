@@ -14,20 +14,29 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spectra_scale.errors import DamagedArtifactError, UsageError
 from spectra_scale.models.autoencoder import Architecture, AutoEncoder
 from spectra_scale.models.normalise import Normalisation
-from spectra_scale.models.training import EpochRecord, TrainSettings, TrainState, new_state
+from spectra_scale.models.records import EpochRecord, TrainState, new_state
+from spectra_scale.models.train_inputs import TrainSettings
+from spectra_scale.provenance import write_bytes, write_json
 
-CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/1"
+CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/2"
 MODEL_SCHEMA = "spectra_scale.autoencoder/1"
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-# A resumed training may be made longer, and checkpoints written more or less often.
-_FREE_SETTINGS = ("epochs", "checkpoint_every", "validation_batch_size")
+# A resumed training may write checkpoints more or less often; some may be made longer.
+# What a training began in one precision may go on in that of another machine.
+_FREE_SETTINGS = (
+    "checkpoint_every",
+    "checkpoint_batches",
+    "validation_batch_size",
+    "precision",
+)
+_BEST = "best.safetensors"
 
 
 def save_checkpoint(
@@ -52,18 +61,30 @@ def save_checkpoint(
     previous = _previous(directory)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(_weights(model), partial / "weights.safetensors")
-    save_file(_moments(model, state), partial / "optimiser.safetensors")
+    tensors = {"weights.safetensors": _weights(model),
+               "optimiser.safetensors": _moments(model, state)}  # fmt: skip
+    if state.best:
+        tensors[_BEST] = {name: value.cpu() for name, value in state.best.items()}
     fields = {
         "schema": CHECKPOINT_SCHEMA,
         "epoch": state.epoch,
+        "batch": state.batch,
+        "totals": state.totals,
+        "best_epoch": state.best_epoch,
         "learning_rate": state.optimiser.param_groups[0]["lr"],
         "architecture": model.architecture.to_dict(),
         "normalisation": normalisation.to_dict(),
         "settings": settings.to_dict(),
         "history": [record.to_dict() for record in state.history],
     }
-    (partial / "state.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    try:
+        for name, values in tensors.items():
+            write_bytes(partial / name, save(values))
+        write_json(partial / "state.json", fields)
+    except OSError:
+        # A full disk keeps the older checkpoint, and is not kept full by half of a new one.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     # A directory cannot be replaced in one step: killed in between, `previous` is still there,
     # and `has_checkpoint` and `load_checkpoint` find it.
     if directory.exists():
@@ -107,7 +128,9 @@ def load_checkpoint(
     found = directory if directory.is_dir() else _previous(directory)
     fields = _read_json(found / "state.json", CHECKPOINT_SCHEMA)
     recorded, present = fields["settings"], settings.to_dict()
-    for name in _FREE_SETTINGS:
+    # Only a schedule that does not know its end can be given another one.
+    free = (*_FREE_SETTINGS, "epochs") if settings.schedule == "exponential" else _FREE_SETTINGS
+    for name in free:
         present[name] = recorded.get(name)
     _refuse_difference(found, "architecture", fields["architecture"], model.architecture.to_dict())
     _refuse_difference(found, "normalisation", fields["normalisation"], normalisation.to_dict())
@@ -115,7 +138,10 @@ def load_checkpoint(
     _fill(model, found / "weights.safetensors")
     state = new_state(model, settings)
     _restore_moments(model, state, found / "optimiser.safetensors")
-    state.epoch = int(fields["epoch"])
+    state.epoch, state.batch = int(fields["epoch"]), int(fields["batch"])
+    state.totals, state.best_epoch = list(fields["totals"]), int(fields["best_epoch"])
+    if state.best_epoch:
+        state.best = _fitting(model, found / _BEST)
     state.history = [EpochRecord.from_dict(record) for record in fields["history"]]
     return state
 
@@ -143,11 +169,8 @@ def save_model(
         "normalisation": normalisation.to_dict(),
         "metadata": dict(metadata or {}),
     }
-    partial = directory / "model.partial"
-    save_file(_weights(model), partial)
-    partial.replace(directory / "model.safetensors")
-    partial.write_text(json.dumps(fields, indent=1), encoding="utf-8")
-    partial.replace(directory / "model.json")
+    write_bytes(directory / "model.safetensors", save(_weights(model)))
+    write_json(directory / "model.json", fields)
 
 
 def load_model(directory: Path) -> tuple[AutoEncoder, Normalisation, dict[str, Any]]:
@@ -194,13 +217,13 @@ def _moments(model: AutoEncoder, state: TrainState) -> dict[str, Tensor]:
 def _restore_moments(model: AutoEncoder, state: TrainState, path: Path) -> None:
     tensors = _read_tensors(path)
     shapes = {
-        f"{name}/{moment}": () if moment == "step" else tuple(parameter.shape)
+        f"{name}/{moment}": "float32 ()" if moment == "step" else _kind(parameter)
         for name, parameter in model.named_parameters()
         for moment in _MOMENTS
     }
     if not tensors:  # saved before the first step
         return
-    _refuse_shapes(path, {name: tuple(t.shape) for name, t in tensors.items()}, shapes)
+    _refuse_shapes(path, {name: _kind(t) for name, t in tensors.items()}, shapes)
     # Clones, because torch's own allocation is aligned: arithmetic then goes as in the first run.
     moments = {
         index: {moment: tensors[f"{name}/{moment}"].clone() for moment in _MOMENTS}
@@ -210,13 +233,18 @@ def _restore_moments(model: AutoEncoder, state: TrainState, path: Path) -> None:
     state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def _fill(model: AutoEncoder, path: Path) -> None:
+def _fitting(model: AutoEncoder, path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, which must be the weights of such a model."""
     tensors = _read_tensors(path)
-    parameters = dict(model.named_parameters())
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _refuse_shapes(path, found, {name: tuple(p.shape) for name, p in parameters.items()})
+    expected = {name: _kind(p) for name, p in model.named_parameters()}
+    _refuse_shapes(path, {name: _kind(t) for name, t in tensors.items()}, expected)
+    return tensors
+
+
+def _fill(model: AutoEncoder, path: Path) -> None:
+    tensors = _fitting(model, path)
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
 
 
@@ -244,9 +272,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _refuse_shapes(
-    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> None:
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype}".removeprefix("torch.") + f" {tuple(tensor.shape)}"
+
+
+def _refuse_shapes(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
     names = sorted(found.keys() | expected.keys())
     wrong = [n for n in names if found.get(n) != expected.get(n)]
     if wrong:

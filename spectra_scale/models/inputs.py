@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.checkpoint import load_model
-from spectra_scale.models.normalise import Normalisation, Normalised
+from spectra_scale.models.normalise import Normalisation, Normalised, scale_in_place
+from spectra_scale.provenance import write_bytes
 
 Floats = NDArray[np.float32]
 FILL = "fill.safetensors"
@@ -57,16 +58,32 @@ class ModelInputs:
             return found
         return found._replace(flux=self.fill.fill_missing(found.flux, found.ivar))
 
+    def apply_in_place(self, flux: Floats, ivar: Floats, factor: Floats | None = None) -> None:
+        """Do what `apply` does, to the bit, in the arrays themselves.
+
+        Parameters
+        ----------
+        flux, ivar
+            Shape (spectrum, pixel), C-contiguous; a pixel with ivar 0 is missing. Valid pixels
+            must be finite.
+        factor
+            What `Normalisation.factor` gave for these rows, shape (spectrum,); a row with 0 is
+            missing throughout. None finds it.
+        """
+        if factor is None:
+            factor = self.normalisation.factor(flux, ivar)
+        scale_in_place(flux, ivar, factor)
+        if self.fill is not None and len(flux):
+            np.copyto(flux, self.fill.fill_missing(flux, ivar), where=ivar == 0)
+
     def save(self, directory: Path) -> None:
         """Write the fill, if there is one; the normalisation is in ``model.json``."""
         if self.fill is not None:
-            partial = directory / f"{FILL}.partial"
             arrays = {
                 "mean": np.ascontiguousarray(self.fill.mean),
                 "components": np.ascontiguousarray(self.fill.components),
             }
-            save_file(arrays, partial)
-            partial.replace(directory / FILL)
+            write_bytes(directory / FILL, save(arrays))
 
 
 def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:

@@ -7,7 +7,7 @@ NaN included, and changes nothing.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,46 @@ def squared_residual(recon: Tensor, flux: Tensor, ivar: Tensor) -> Tensor:
     Shape (spectrum, pixel).
     """
     return torch.where(ivar > 0, recon - flux, 0.0).square()
+
+
+class _WeightedSquares(torch.autograd.Function):
+    """Σ (F_rec - F)² w of each spectrum, in float32, with three passes less than autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, recon: Tensor, flux: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        residual = recon - flux  # float32, whatever the precision of `recon`
+        weighted = residual * weight
+        ctx.save_for_backward(weighted)
+        ctx.dtype = recon.dtype
+        ctx.mark_non_differentiable(residual)
+        return torch.linalg.vecdot(residual, weighted), residual
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weighted,) = ctx.saved_tensors
+        return (weighted * (2 * gradients[0])[:, None]).to(ctx.dtype), None, None
+
+
+def weighted_squares(recon: Tensor, flux: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sum of squared residuals of each spectrum, made for training.
+
+    Unlike `squared_residual` it trusts that flux and reconstruction are finite at missing pixels.
+
+    Parameters
+    ----------
+    recon
+        Shape (spectrum, pixel), float32 or bfloat16; the gradient goes to it.
+    flux, weight
+        Shape (spectrum, pixel), float32; weight 0 where missing.
+
+    Returns
+    -------
+    squares, residual
+        Σ (F_rec - F)² w, shape (spectrum,), and F_rec - F without a gradient; float32.
+    """
+    # torch ships no type for `apply`.
+    squares, residual = _WeightedSquares.apply(recon, flux, weight)  # type: ignore[no-untyped-call]
+    return squares, residual
 
 
 def valid_count(ivar: Tensor) -> Tensor:
@@ -110,7 +150,7 @@ def cap_ivar(flux: Tensor, ivar: Tensor, cap: float | None) -> Tensor:
     if cap is None:
         return ivar
     # A flux of 0 gives an infinite limit, which is right: its signal to noise is 0.
-    return torch.where(ivar > 0, torch.minimum(ivar, (cap / flux).square()), 0.0)
+    return torch.where(ivar > 0, torch.minimum(ivar, (cap / flux).square_()), 0.0)
 
 
 def training_ivar(

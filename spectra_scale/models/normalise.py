@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from spectra_scale.errors import SpectraScaleError, UsageError
@@ -54,6 +55,26 @@ def masked_median(flux: Floats, ivar: Floats) -> Floats:
         high = ordered[at, count // 2]
         median[rows] = np.where(count > 0, 0.5 * (low + high), np.nan)
     return median
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scale_in_place(flux: Floats, ivar: Floats, factor: Floats) -> None:
+    """Divide flux by a factor and multiply ivar by its square, in one pass over memory.
+
+    Parameters
+    ----------
+    flux, ivar
+        Shape (spectrum, pixel), changed in place; a pixel with ivar 0 is missing: both are 0.
+    factor
+        Shape (spectrum,); a spectrum with 0 is missing throughout.
+    """
+    zero = np.float32(0.0)
+    for i in range(len(flux)):
+        by = factor[i]
+        for j in range(flux.shape[1]):
+            good = by > 0 and ivar[i, j] > 0
+            flux[i, j] = flux[i, j] / by if good else zero
+            ivar[i, j] = ivar[i, j] * by * by if good else zero
 
 
 class Normalised(NamedTuple):

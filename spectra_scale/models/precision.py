@@ -1,57 +1,48 @@
-"""Whether matrix products in bfloat16 are fast here, and running a model's products in it.
-
-bfloat16 has the range of float32 and 8 bits of mantissa. Products in it are several times as fast
-where the hardware has them, and slower than float32 where it does not: so one looks first.
-"""
+"""Arithmetic in bfloat16: where the hardware has it, and where it is used."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
 
 import torch
 
-#: First CUDA capability whose tensor cores know bfloat16.
-_CUDA_CAPABILITY = (8, 0)
+from spectra_scale.errors import UsageError
 
 Precision = Literal["float32", "bfloat16"]
+PrecisionSetting = Literal["auto", "float32", "bfloat16"]
+
+_FIRST_WITH_BF16 = 8  # CUDA's compute capability of Ampere
+_CPU_TESTS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def bf16_here(device: torch.device | str) -> bool:
-    """Whether the hardware behind a device multiplies bfloat16 matrices at speed.
+    """Whether products of bfloat16 matrices are faster than of float32 on a device.
 
     Parameters
     ----------
     device
-        A device of torch.
-
-    Returns
-    -------
-    True for a CUDA device of capability 8.0 or more, and for a CPU with AVX512-BF16 or AMX, as
-    torch tells it; False for everything else, and where this torch cannot tell.
+        A CPU (AVX512-BF16 or AMX is needed: without them torch emulates, slowly), or a GPU
+        (compute capability 8 or more).
     """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _CUDA_CAPABILITY
-    if device.type != "cpu":
-        return False
-    # Not on older torch: then float32 is right, only slower.
-    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= _FIRST_WITH_BF16
+    # torch tells it by names with an underscore; without them the answer is no.
+    tests = [getattr(torch.cpu, name, None) for name in _CPU_TESTS]
+    return kind == "cpu" and any(test() for test in tests if test is not None)
 
 
-def products_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """A block in which a model's matrix products are in `precision`.
+def resolve(setting: PrecisionSetting, device: torch.device | str) -> Precision:
+    """The precision that a setting means on a device; ``auto`` is bfloat16 where it pays."""
+    if setting not in get_args(PrecisionSetting):
+        msg = f"precision {setting!r} is none of {get_args(PrecisionSetting)}."
+        raise UsageError(msg)
+    if setting == "auto":
+        return "bfloat16" if bf16_here(device) else "float32"
+    return setting
 
-    Parameters
-    ----------
-    precision
-        ``bfloat16`` is torch's autocast: weights stay float32 and are rounded when used, products
-        are added up in float32, and what comes out of a layer is bfloat16. ``float32`` changes
-        nothing.
-    device
-        Device of the model.
-    """
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+
+def products_in(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products inside the block are taken in this precision; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

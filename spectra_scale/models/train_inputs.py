@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch.distributed as dist
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from spectra_scale.errors import UsageError
 from spectra_scale.models.losses import LossName
+from spectra_scale.models.precision import Precision
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Schedule = Literal["exponential", "cosine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,10 @@ class TrainSettings:
         Spectra of a batch over all ranks.
     validation_batch_size
         Spectra of a batch when nothing is learnt.
-    learning_rate, gamma
-        Adam's step in epoch e (from 0) is ``learning_rate * gamma**e``.
+    learning_rate, gamma, schedule, warmup_epochs
+        Adam's step in epoch e (from 0) is ``learning_rate * gamma**e`` with the schedule
+        ``exponential``; with ``cosine`` it falls along half a cosine from `learning_rate` to 0 at
+        the end of `epochs`. Either way it rises linearly from 0 in the first `warmup_epochs`.
     loss
         ``chi2`` (paper eq. 1), ``chi2_valid`` (eq. 2), or ``batch_masked``, the reference code's
         mean over the valid pixels of a batch.
@@ -42,8 +47,18 @@ class TrainSettings:
         Factor on the variance in the loss, before the cap.
     seed
         Seed of the starting weights (`seeded_autoencoder`); the order of rows has its own.
-    checkpoint_every
-        Epochs between checkpoints; `train` writes none, see `checkpoint_due`.
+    precision
+        Of the matrix products of training: ``bfloat16`` needs hardware that has it to pay.
+        Weights, loss, sums and the validation pass are float32 in either case.
+    patience, min_gain
+        Stop when the validation loss has not fallen by the fraction `min_gain` for `patience`
+        epochs, and take the weights of the best; 0 never stops.
+    inpaint_epochs
+        In the last so many epochs missing pixels are fed the network's own reconstruction of a
+        first pass (science.md §6, ``inpaint``).
+    checkpoint_every, checkpoint_batches
+        Epochs between checkpoints, and batches between those within an epoch (0 for none);
+        `train` writes none, it says when they are due.
     """
 
     epochs: int
@@ -55,7 +70,14 @@ class TrainSettings:
     snr_cap: float | None = 50.0
     variance_scale: float = 1.0
     seed: int = 0
+    schedule: Schedule = "exponential"
+    warmup_epochs: float = 0.0
+    precision: Precision = "float32"
+    patience: int = 0
+    min_gain: float = 1e-3
+    inpaint_epochs: int = 0
     checkpoint_every: int = 5
+    checkpoint_batches: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.epochs, self.batch_size, self.validation_batch_size, self.checkpoint_every)
@@ -66,9 +88,41 @@ class TrainSettings:
         if min(self.learning_rate, self.gamma, self.variance_scale, cap) <= 0:
             message = f"learning_rate, gamma, variance_scale, snr_cap must be positive: {self}."
             raise UsageError(message)
-        if self.loss not in get_args(LossName):
-            message = f"loss {self.loss!r} is none of {get_args(LossName)}."
+        for name, kinds in (("loss", LossName), ("schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kinds):
+                message = f"{name} {getattr(self, name)!r} is none of {get_args(kinds)}."
+                raise UsageError(message)
+        within = 0 <= self.warmup_epochs < self.epochs, 0 <= self.inpaint_epochs <= self.epochs
+        if not all(within):
+            message = f"warmup_epochs and inpaint_epochs must lie within the epochs: {self}."
             raise UsageError(message)
+        if min(self.patience, self.checkpoint_batches, self.min_gain) < 0:
+            message = f"patience, min_gain and checkpoint_batches must not be negative: {self}."
+            raise UsageError(message)
+
+    def rate(self, epoch: int, batch: int, n_batches: int) -> float:
+        """Adam's step of one batch: a function of its place alone, so a resume needs no state.
+
+        Parameters
+        ----------
+        epoch, batch
+            Epochs done, and batches done of the present one.
+        n_batches
+            Batches of an epoch.
+        """
+        done = epoch + batch / n_batches
+        rise = 1.0
+        if self.warmup_epochs > 0:
+            # The first batch is to move the weights, too.
+            rise = min(1.0, (done + 1 / n_batches) / self.warmup_epochs)
+        if self.schedule == "exponential":
+            return float(self.learning_rate * self.gamma**epoch * rise)
+        left = max(0.0, done - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return float(self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * left)))
+
+    def inpaints(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (from 0) is one of the second stage."""
+        return epoch >= self.epochs - self.inpaint_epochs
 
     def checkpoint_due(self, epoch: int) -> bool:
         """Whether to write a checkpoint once `epoch` epochs are done."""
@@ -85,15 +139,23 @@ class TrainSettings:
 
 
 class RowSource(Protocol):
-    """Where spectra come from. `take` is called from one background thread at a time."""
+    """Where spectra come from. `take` is called from one thread at a time."""
 
     @property
     def n_pixels(self) -> int:
         """Pixels of a spectrum."""
         ...
 
-    def take(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Normalised flux and ivar of the rows asked for, float32 (row, pixel), in their order."""
+    @property
+    def resident(self) -> bool:
+        """Whether rows are at hand, so that reading ahead in another thread gains nothing."""
+        ...
+
+    def take(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Normalised flux and ivar of the rows asked for, float32 (row, pixel), in their order.
+
+        Either on the device of the training, or in main memory.
+        """
         ...
 
 

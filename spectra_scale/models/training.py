@@ -6,24 +6,23 @@ loop is the same inside a cluster's worker function and without a cluster.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectra_scale.errors import SpectraScaleError, UsageError
-from spectra_scale.models.autoencoder import AutoEncoder, to_tensor
-from spectra_scale.models.batches import Batch, VirtualStreams, prefetch
-from spectra_scale.models.losses import squared_residual, training_ivar, valid_count
+from spectra_scale.models.autoencoder import AutoEncoder
+from spectra_scale.models.batches import Batch, VirtualStreams
+from spectra_scale.models.loading import check_inputs, load_batches
+from spectra_scale.models.meter import Meter
+from spectra_scale.models.objective import BatchLoss, batch_loss
+from spectra_scale.models.records import SUMS, DivergedError, EpochRecord, TrainState, new_state
 from spectra_scale.models.train_inputs import (
     Communicator,
     Floats,
@@ -37,6 +36,7 @@ from spectra_scale.models.train_inputs import (
 __all__ = [
     "SUMS",
     "Communicator",
+    "DivergedError",
     "EpochRecord",
     "RowSource",
     "SingleProcess",
@@ -44,94 +44,34 @@ __all__ = [
     "TrainSettings",
     "TrainState",
     "evaluate",
+    "is_finished",
     "new_state",
     "train",
 ]
 
 log = logging.getLogger(__name__)
 
-# Names of the sums kept over spectra, in their order; `rows` is what the others are divided by.
-SUMS = ("chi2", "chi2_valid", "chi2_uncapped", "chi2_valid_uncapped", "rows")
-
-_CHECK_EVERY = 100  # steps between looks at the gradient: each look waits for an accelerator
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """What one epoch gave; all χ² are means over spectra.
-
-    Parameters
-    ----------
-    epoch
-        Epochs done, so the first is 1.
-    learning_rate
-        Adam's step in this epoch.
-    train_chi2, train_chi2_valid
-        Paper eq. 1 and 2 of the training rows, with the loss's ivar (cap and variance scale). A
-        running mean: each batch is taken before the step it causes, so early in a training it
-        lies above what `evaluate` gives afterwards.
-    train_chi2_uncapped, train_chi2_valid_uncapped
-        The same with the ivar of the sample: neither cap nor variance scale.
-    validation_chi2, validation_chi2_valid
-        Validation rows with the weights at the end of the epoch, ivar as in the loss.
-    validation_chi2_uncapped, validation_chi2_valid_uncapped
-        The same with the ivar of the sample.
-    rows
-        Training rows of the epoch over all ranks.
-    seconds
-        Wall time of training and validation.
-    """
-
-    epoch: int
-    learning_rate: float
-    train_chi2: float
-    train_chi2_valid: float
-    train_chi2_uncapped: float
-    train_chi2_valid_uncapped: float
-    validation_chi2: float
-    validation_chi2_valid: float
-    validation_chi2_uncapped: float
-    validation_chi2_valid_uncapped: float
-    rows: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Fields as JSON can hold them."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> EpochRecord:
-        """Inverse of `to_dict`."""
-        return cls(**fields)
+#: Steps between looks at the gradient on an accelerator, where each look waits for it.
+_CHECK_EVERY = 100
+#: An epoch whose χ² is so many times that of the best before it has diverged.
+_GROWTH = 10.0
+_N_WORST = 5
 
 
-@dataclass(slots=True, eq=False)
-class TrainState:
-    """Where a training stands, beside the weights.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loop:
+    """What stays the same through a training."""
 
-    Parameters
-    ----------
-    epoch
-        Epochs done.
-    optimiser
-        Adam with its moments.
-    history
-        One record an epoch.
-    """
-
-    epoch: int
-    optimiser: torch.optim.Adam
-    history: list[EpochRecord]
+    model: AutoEncoder
+    source: RowSource
+    settings: TrainSettings
+    comm: Communicator
+    state: TrainState
+    weights: Tensor | None
+    on_pause: Callable[[TrainState], None]
 
 
-def new_state(model: AutoEncoder, settings: TrainSettings) -> TrainState:
-    """State of a training that has not begun; the model must be on its device already."""
-    # The fused kernel updates all weights in one pass, several times faster than the plain loop.
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    return TrainState(0, optimiser, [])
-
-
-def train(  # noqa: PLR0913 - three things to learn from, two that say how, two to resume and report
+def train(  # noqa: PLR0913 - three things to learn from, two that say how, four to resume and report
     model: AutoEncoder,
     source: RowSource,
     train_streams: VirtualStreams,
@@ -140,9 +80,11 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, two 
     comm: Communicator,
     *,
     on_epoch: Callable[[EpochRecord, TrainState], None],
+    on_pause: Callable[[TrainState], None] = lambda _: None,
     state: TrainState | None = None,
+    row_weights: Floats | None = None,
 ) -> TrainState:
-    """Train until `settings.epochs` epochs are done.
+    """Train until `settings.epochs` epochs are done, or until early stopping ends it.
 
     In one process on one device, a training resumed from a checkpoint ends bit-equal to an
     unbroken one. Several workers see the same batches, and their results differ by the order of
@@ -164,8 +106,12 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, two 
         How ranks talk.
     on_epoch
         Called on every rank after every epoch: reports, and writes checkpoints when due.
+    on_pause
+        Called on every rank after every `checkpoint_batches` batches within an epoch.
     state
         Where an earlier training stood (`load_checkpoint`); None begins anew.
+    row_weights
+        Factor on the loss of every row of the sample, shape (row,); None is 1.
 
     Returns
     -------
@@ -173,31 +119,34 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, two 
 
     Raises
     ------
-    SpectraScaleError
-        On every rank alike, when the loss is no longer finite.
+    DivergedError
+        On every rank alike, when the loss is no longer finite or has grown tenfold.
     """
-    _check_inputs(model, source, train_streams, validation_rows)
+    check_inputs(model, source, train_streams, validation_rows, comm)
     state = new_state(model, settings) if state is None else state
     with torch.no_grad():
         for parameter in model.parameters():
             comm.broadcast(parameter)
-    for epoch in range(state.epoch, settings.epochs):
-        started = time.perf_counter()
-        rate = settings.learning_rate * settings.gamma**epoch
-        state.optimiser.param_groups[0]["lr"] = rate
-        batches = train_streams.epoch(epoch, settings.batch_size, comm.rank, comm.world_size)
-        learnt = _train_epoch(model, source, batches, settings, comm, state)
-        held_out = evaluate(model, source, validation_rows, settings, comm)
-        record = _record(epoch + 1, rate, learnt, held_out, time.perf_counter() - started)
-        state.epoch = epoch + 1
-        state.history.append(record)
-        log.debug(
-            "trained epoch=%d train_chi2=%.4f validation_chi2=%.4f rows=%d seconds=%.1f",
-            *(record.epoch, record.train_chi2, record.validation_chi2),
-            *(record.rows, record.seconds),
-        )
+    weights = None
+    if row_weights is not None and (row_weights != 1).any():
+        weights = torch.as_tensor(row_weights, device=model.device)
+    loop = _Loop(model, source, settings, comm, state, weights, on_pause)
+    reference = math.inf
+    if not state.history and not is_finished(state, settings):
+        reference = evaluate(model, source, validation_rows, settings, comm)["chi2"]
+    while not is_finished(state, settings):
+        reference = min([reference, *(record.train_chi2 for record in state.history)])
+        record = _epoch(loop, train_streams, validation_rows, reference)
         on_epoch(record, state)
+    if state.best:
+        _restore(model, state.best)
     return state
+
+
+def is_finished(state: TrainState, settings: TrainSettings) -> bool:
+    """Whether all epochs are done, or early stopping ends the training."""
+    waited = state.epoch - state.best_epoch
+    return state.epoch >= settings.epochs or 0 < settings.patience <= waited
 
 
 def evaluate(
@@ -206,8 +155,10 @@ def evaluate(
     rows: Rows,
     settings: TrainSettings,
     comm: Communicator,
+    *,
+    inpaint: bool = False,
 ) -> dict[str, float]:
-    """Mean χ² of rows under the present weights; the ranks share the work.
+    """Mean χ² of rows under the present weights, in float32; the ranks share the work.
 
     Parameters
     ----------
@@ -215,6 +166,8 @@ def evaluate(
         As for `train`.
     rows
         Row numbers, all of them on every rank.
+    inpaint
+        Feed missing pixels the reconstruction of a first pass.
 
     Returns
     -------
@@ -226,106 +179,103 @@ def evaluate(
     mine = islice(shares, comm.rank, None, comm.world_size)
     batches = (Batch(share, len(share), index) for index, share in enumerate(mine))
     totals = torch.zeros(len(SUMS), dtype=torch.float64, device=model.device)
-    with torch.inference_mode(), closing(_load(source, batches, model.device)) as loaded:
+    with torch.inference_mode(), closing(load_batches(source, batches, model.device)) as loaded:
         for _, flux, ivar in loaded:
-            totals += _forward(model, flux, ivar, settings)[1]
-    return _means(totals, comm)
+            found = batch_loss(model, flux, ivar, settings, inpaint=inpaint, learning=False)
+            totals += found.sums
+    comm.sum_(totals)
+    return _means(totals)
 
 
-def _check_inputs(
-    model: AutoEncoder, source: RowSource, streams: VirtualStreams, validation_rows: Rows
-) -> None:
-    if model.architecture.n_pixels != source.n_pixels:
-        message = (
-            f"The model takes {model.architecture.n_pixels} pixels, the sample has "
-            f"{source.n_pixels}. Set the model's n_pixels to that of the sample's grid."
-        )
-        raise UsageError(message)
-    if len(streams) == 0 or len(validation_rows) == 0:
-        message = (
-            f"There are {len(streams)} training and {len(validation_rows)} validation rows; both "
-            "are needed. Loosen the selection, or add spectra: the split goes by sky position."
-        )
-        raise UsageError(message)
-
-
-def _load(
-    source: RowSource, batches: Iterator[Batch], device: torch.device
-) -> Generator[tuple[Batch, Tensor, Tensor]]:
-    """Batches with their flux and ivar on `device`, read ahead."""
-    nothing = np.empty((0, source.n_pixels), np.float32)
-
-    def read() -> Iterator[tuple[Batch, Floats, Floats]]:
-        for batch in batches:
-            flux, ivar = source.take(batch.rows) if len(batch.rows) else (nothing, nothing)
-            yield batch, flux, ivar
-
-    with closing(prefetch(read())) as ahead:
-        for batch, flux, ivar in ahead:
-            yield batch, to_tensor(flux, device), to_tensor(ivar, device)
-
-
-def _forward(
-    model: AutoEncoder, flux: Tensor, ivar: Tensor, settings: TrainSettings
-) -> tuple[Tensor, Tensor]:
-    """Sum over spectra of the optimised χ², with its graph, and the float64 `SUMS`."""
-    recon: Tensor = model(flux)
-    square = squared_residual(recon, flux, ivar)
-    weight = training_ivar(flux, ivar, settings.snr_cap, settings.variance_scale)
-    n_valid = valid_count(ivar)
-    capped = (square * weight).sum(dim=1)
-    with torch.no_grad():
-        plain = (square * ivar).sum(dim=1)
-        by_spectrum = torch.stack([capped, capped / n_valid, plain, plain / n_valid])
-        sums = by_spectrum.sum(dim=1, dtype=torch.float64)
-        sums[::2] /= ivar.shape[1]
-        sums = torch.cat([sums, sums.new_full((1,), len(flux))])
-    if settings.loss == "chi2_valid":
-        return (capped / n_valid).sum(), sums
-    total = capped.sum()
-    return (total / ivar.shape[1] if settings.loss == "chi2" else total), sums
+def _epoch(
+    loop: _Loop, streams: VirtualStreams, validation_rows: Rows, reference: float
+) -> EpochRecord:
+    """One epoch and its validation; the state is that after it."""
+    settings, state, comm = loop.settings, loop.state, loop.comm
+    meter = Meter()
+    learnt = _train_epoch(loop, streams, meter, reference)
+    inpaint = settings.inpaints(state.epoch)
+    held_out = evaluate(loop.model, loop.source, validation_rows, settings, comm, inpaint=inpaint)
+    rate = float(state.optimiser.param_groups[0]["lr"])
+    record = EpochRecord(
+        epoch=state.epoch + 1,
+        learning_rate=rate,
+        rows=round(learnt["rows"]),
+        **{f"train_{name}": learnt[name] for name in SUMS[:-1]},
+        **{f"validation_{name}": held_out[name] for name in SUMS[:-1]},
+        **meter.read(comm),
+    )
+    state.epoch, state.batch, state.totals = state.epoch + 1, 0, [0.0] * len(SUMS)
+    state.history.append(record)
+    _keep_best(loop)
+    log.debug(
+        "trained epoch=%d train_chi2=%.4f validation_chi2=%.4f rows=%d seconds=%.1f",
+        *(record.epoch, record.train_chi2, record.validation_chi2),
+        *(record.rows, record.seconds),
+    )
+    return record
 
 
 def _train_epoch(
-    model: AutoEncoder,
-    source: RowSource,
-    batches: Iterator[Batch],
-    settings: TrainSettings,
-    comm: Communicator,
-    state: TrainState,
+    loop: _Loop, streams: VirtualStreams, meter: Meter, reference: float
 ) -> dict[str, float]:
-    totals = torch.zeros(len(SUMS), dtype=torch.float64, device=model.device)
+    """Train to the end of the epoch; its means over spectra, the same on every rank."""
+    model, settings, comm, state = loop.model, loop.settings, loop.comm, loop.state
+    n_batches = streams.n_batches(settings.batch_size)
+    batches = streams.epoch(
+        state.epoch, settings.batch_size, comm.rank, comm.world_size, state.batch
+    )
+    # What was summed before a pause is counted by one rank alone.
+    before = state.totals if comm.rank == 0 else [0.0] * len(SUMS)
+    totals = torch.tensor(before, dtype=torch.float64, device=model.device)
+    worst = Batch(np.empty(0, np.int64), 0, 0), torch.empty(0)
     model.train()
-    with closing(_load(source, batches, model.device)) as loaded:
-        for batch, flux, ivar in loaded:
-            state.optimiser.zero_grad(set_to_none=True)
-            loss, sums = _forward(model, flux, ivar, settings)
-            # Divided by the size of the whole batch, so the sum over ranks is the exact mean
-            # although ranks may have unequal shares, or none.
-            torch.autograd.backward(loss / _divisor(batch, ivar, settings, comm))
-            _sum_gradients(model, comm)
-            state.optimiser.step()
-            totals += sums
-            if batch.index % _CHECK_EVERY == 0:
-                _check_gradient(model, state, settings, batch)
-    means = _means(totals, comm)
-    if not math.isfinite(means["chi2"]):
-        raise _diverged(state, settings, "at its end")
+    with closing(load_batches(loop.source, batches, model.device)) as loaded:
+        for batch, flux, ivar in meter.waiting(loaded):
+            rate = settings.rate(state.epoch, batch.index, n_batches)
+            state.optimiser.param_groups[0]["lr"] = rate
+            found = _step(loop, batch, (flux, ivar), meter)
+            worst = batch, found.by_spectrum
+            totals += found.sums
+            if model.device.type == "cpu" or batch.index % _CHECK_EVERY == 0:
+                _check_gradient(loop, *worst)
+            if _pause_due(settings, batch.index + 1, n_batches):
+                totals = _pause(loop, batch.index + 1, totals)
+    comm.sum_(totals)
+    means = _means(totals)
+    if not math.isfinite(means["chi2"]) or means["chi2"] > _GROWTH * reference:
+        raise _diverged(loop, f"its mean χ² is {means['chi2']:.4g}", *worst)
     return means
 
 
-def _divisor(
-    batch: Batch, ivar: Tensor, settings: TrainSettings, comm: Communicator
-) -> Tensor | int:
+def _step(loop: _Loop, batch: Batch, spectra: tuple[Tensor, Tensor], meter: Meter) -> BatchLoss:
+    """One step of the optimiser."""
+    settings, optimiser = loop.settings, loop.state.optimiser
+    weights = None
+    if loop.weights is not None:
+        weights = loop.weights[torch.as_tensor(batch.rows, device=loop.weights.device)]
+    optimiser.zero_grad(set_to_none=True)
+    inpaint = settings.inpaints(loop.state.epoch)
+    found = batch_loss(loop.model, *spectra, settings, weights=weights, inpaint=inpaint)
+    # Divided by the size of the whole batch, so the sum over ranks is the exact mean although
+    # ranks may have unequal shares, or none.
+    divisor = _divisor(batch, spectra[1], loop, meter)
+    torch.autograd.backward(found.loss / divisor)
+    _sum_gradients(loop.model, loop.comm, meter)
+    optimiser.step()
+    return found
+
+
+def _divisor(batch: Batch, ivar: Tensor, loop: _Loop, meter: Meter) -> Tensor | int:
     """Spectra of the whole batch, or for ``batch_masked`` its valid pixels."""
-    if settings.loss != "batch_masked":
+    if loop.settings.loss != "batch_masked":
         return batch.n_global
     n_valid = (ivar > 0).sum(dtype=torch.float64)
-    comm.sum_(n_valid)
+    meter.reduce(n_valid, loop.comm)
     return n_valid.clamp(min=1).to(ivar.dtype)
 
 
-def _sum_gradients(model: AutoEncoder, comm: Communicator) -> None:
+def _sum_gradients(model: AutoEncoder, comm: Communicator, meter: Meter) -> None:
     """Sum gradients over ranks in one message.
 
     DistributedDataParallel would average over ranks, which is wrong for unequal shares, and its
@@ -336,51 +286,67 @@ def _sum_gradients(model: AutoEncoder, comm: Communicator) -> None:
     parameters = list(model.parameters())
     # A rank without rows still runs backward on zero spectra, so its gradients exist and are 0.
     flat = torch.cat([p.grad.view(-1) for p in parameters if p.grad is not None])
-    comm.sum_(flat)
+    meter.reduce(flat, comm)
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
 
 
-def _check_gradient(
-    model: AutoEncoder, state: TrainState, settings: TrainSettings, batch: Batch
-) -> None:
+def _pause_due(settings: TrainSettings, done: int, n_batches: int) -> bool:
+    every = settings.checkpoint_batches
+    return every > 0 and done % every == 0 and done < n_batches
+
+
+def _pause(loop: _Loop, done: int, totals: Tensor) -> Tensor:
+    """Say where the epoch stands, and give the sums to go on with."""
+    loop.comm.sum_(totals)
+    loop.state.batch, loop.state.totals = done, totals.tolist()
+    loop.on_pause(loop.state)
+    return totals if loop.comm.rank == 0 else torch.zeros_like(totals)
+
+
+def _keep_best(loop: _Loop) -> None:
+    """Remember the weights if their validation loss is the best so far."""
+    settings, state = loop.settings, loop.state
+    if not settings.patience:
+        return
+    name = "validation_chi2_valid" if settings.loss == "chi2_valid" else "validation_chi2"
+    found = [getattr(record, name) for record in state.history]
+    best = found[state.best_epoch - 1] if state.best_epoch else math.inf
+    if found[-1] < best * (1 - settings.min_gain):
+        state.best_epoch = state.epoch
+        state.best = {k: v.detach().clone() for k, v in loop.model.named_parameters()}
+
+
+def _restore(model: AutoEncoder, best: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(best[name])
+
+
+def _check_gradient(loop: _Loop, batch: Batch, losses: Tensor) -> None:
     # The summed gradient of the output bias is the same on every rank and is not finite if any
     # residual is not, so all ranks stop at the same step and none waits for another.
-    gradient = next(reversed(list(model.parameters()))).grad
+    gradient = next(reversed(list(loop.model.parameters()))).grad
     if gradient is not None and not bool(torch.isfinite(gradient).all()):
-        raise _diverged(state, settings, f"in batch {batch.index}")
+        raise _diverged(loop, f"it is not finite in batch {batch.index}", batch, losses)
 
 
-def _diverged(state: TrainState, settings: TrainSettings, where: str) -> SpectraScaleError:
+def _diverged(loop: _Loop, what: str, batch: Batch, losses: Tensor) -> DivergedError:
+    settings, state = loop.settings, loop.state
     cap = "none" if settings.snr_cap is None else f"{settings.snr_cap:g}"
-    return SpectraScaleError(
-        f"The loss is no longer finite in epoch {state.epoch + 1}, {where}. Lower learning_rate "
-        f"(now {settings.learning_rate:g}), set or lower snr_cap (now {cap}), or check the "
-        "sample with `spectra-scale verify`. The last checkpoint is unharmed."
+    order = torch.nan_to_num(losses, nan=math.inf, posinf=math.inf).argsort(descending=True)
+    rate = state.optimiser.param_groups[0]["lr"]
+    return DivergedError(
+        f"The loss diverges in epoch {state.epoch + 1}: {what}, at a learning rate of {rate:.3g}. "
+        f"Lower learning_rate (now {settings.learning_rate:g}) or lengthen warmup_epochs, set or "
+        f"lower snr_cap (now {cap}), or check the sample with `spectra-scale verify`. The last "
+        "checkpoint is unharmed.",
+        batch.rows[order.cpu().numpy()[:_N_WORST]],
     )
 
 
-def _means(totals: Tensor, comm: Communicator) -> dict[str, float]:
-    comm.sum_(totals)
+def _means(totals: Tensor) -> dict[str, float]:
     values = dict(zip(SUMS, totals.tolist(), strict=True))
     rows = values.pop("rows")
     return {name: value / max(rows, 1.0) for name, value in values.items()} | {"rows": rows}
-
-
-def _record(
-    epoch: int,
-    learning_rate: float,
-    learnt: Mapping[str, float],
-    held_out: Mapping[str, float],
-    seconds: float,
-) -> EpochRecord:
-    fields = {f"train_{name}": learnt[name] for name in SUMS[:-1]}
-    fields |= {f"validation_{name}": held_out[name] for name in SUMS[:-1]}
-    return EpochRecord(
-        epoch=epoch,
-        learning_rate=learning_rate,
-        rows=round(learnt["rows"]),
-        seconds=seconds,
-        **fields,
-    )

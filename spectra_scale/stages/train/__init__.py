@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from spectra_scale.compute.place import Place, Work
+from spectra_scale.compute.place import Place
 from spectra_scale.config import ComputeSection, TrainSection, changed_settings
-from spectra_scale.errors import SpectraScaleError
 from spectra_scale.provenance import write_bytes
-from spectra_scale.spectrum.classify import CLASS_NAMES
-from spectra_scale.store.arrays import Shard
+from spectra_scale.stages.train.scan import RAY_STATE, UsableRows, usable_rows
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
-from spectra_scale.store.objects import column
-from spectra_scale.store.sample import Sample, read_rest
+from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import write_table
 
 if TYPE_CHECKING:
-    from spectra_scale.models.normalise import FluxSums, Normalisation
+    from spectra_scale.models.normalise import Normalisation
     from spectra_scale.stages.train.worker import Training
 
-VERSION = 1
+VERSION = 2
 KIND = "train"
 #: Settings that say where and how safely it runs, not what comes out.
-FREE = ("engine", "workers", "max_failures", "checkpoint_every")
+FREE = ("engine", "workers", "min_workers", "max_failures", "checkpoint_every",
+        "checkpoint_batches")  # fmt: skip
 #: Rows the linear baseline is fitted on and judged on at most.
 BASELINE_ROWS = 10_000
 
@@ -86,9 +84,10 @@ def run(
     if done:
         return done
     sample = inputs.sample
-    rows, normalisation = _usable_rows(sample, config, place)
-    _check_rows(rows, config)
-    np.savez(out / "rows.npz", train=rows["train"], validation=rows["validation"])
+    rows, normalisation = usable_rows(sample, config, place)
+    rows.check(config.n_latent)
+    rows.save(out)
+    write_table(out / "unusable.parquet", rows.unusable)
     baseline = _baseline(sample, rows, normalisation, config, out)
     training = _training(inputs, config, normalisation, out)
     if config.engine == "ray":
@@ -100,74 +99,18 @@ def run(
             train_on_ray(training, config, inputs.compute)
     else:
         _train_here(training, inputs.compute.workers)
+    # Also where it went on without Ray.
+    shutil.rmtree(out / RAY_STATE, ignore_errors=True)
     history = _publish_history(out)
     last = {name: history[name][-1].as_py() for name in history.column_names}
     return finish(
         out,
         recipe,
-        counts={name: len(value) for name, value in rows.items()},
+        counts=rows.counts,
         metrics={"last epoch": last, "baseline": baseline,
                  "parameters": _n_parameters(training)},
         where={"engine": config.engine, "workers": config.workers},
     )  # fmt: skip
-
-
-def normalisation_kind(config: TrainSection, preset: str) -> str:
-    """The kind `auto` stands for: median with `conserve`, global with `reference`."""
-    if config.normalisation != "auto":
-        return config.normalisation
-    return "global" if preset == "reference" else "median"
-
-
-def _usable_rows(
-    sample: Sample, config: TrainSection, place: Place
-) -> tuple[dict[str, NDArray[np.int64]], Normalisation]:
-    from spectra_scale.models.normalise import FluxSums, Normalisation, fit_global
-
-    kind = normalisation_kind(config, sample.artifact.metrics["preset"])
-    training, validation = sample.training_rows(), sample.validation_rows()
-    if config.classes:
-        codes = [CLASS_NAMES.index(name) for name in config.classes]
-        chosen = np.isin(column(sample.index, "label"), codes)
-        training, validation = training & chosen, validation & chosen
-    tasks = [(shard, training[shard.rows]) for shard in sample.shards]
-    work = Work("train (scan)", "spectra", [shard.n_rows for shard in sample.shards])
-    scan = partial(_scan_shard, sample.arrays.resolve(), kind)
-    found = place.map(scan, tasks, work)
-    usable = np.concatenate([part[1] for part in found])
-    if kind == "global":
-        normalisation = fit_global(sum((part[0] for part in found), FluxSums()))
-    else:
-        normalisation = Normalisation("median" if kind == "median" else "none")
-    rows = {
-        "train": np.flatnonzero(training & usable),
-        "validation": np.flatnonzero(validation & usable),
-        "unusable": np.flatnonzero((training | validation) & ~usable),
-    }
-    return rows, normalisation
-
-
-def _scan_shard(
-    arrays: Path, kind: str, task: tuple[Shard, NDArray[np.bool_]]
-) -> tuple[FluxSums, NDArray[np.bool_]]:
-    from spectra_scale.models.normalise import FluxSums, Normalisation
-
-    shard, training = task
-    flux, ivar = read_rest(arrays, shard.rows)
-    sums = FluxSums.of(flux[training], ivar[training])
-    usable = Normalisation("median" if kind == "median" else "none").factor(flux, ivar) > 0
-    return sums, usable
-
-
-def _check_rows(rows: dict[str, NDArray[np.int64]], config: TrainSection) -> None:
-    n = len(rows["train"])
-    if n <= config.n_latent or len(rows["validation"]) == 0:
-        msg = (
-            f"found {n} training and {len(rows['validation'])} validation spectra, expected more "
-            f"than n_latent = {config.n_latent} and at least one. Loosen the cuts in [prepare], "
-            "add spectra, or use the models of another run: [models] from = RUN."
-        )
-        raise SpectraScaleError(msg)
 
 
 def _training(
@@ -194,14 +137,21 @@ def _training(
             validation_batch_size=config.validation_batch_size,
             learning_rate=config.learning_rate,
             gamma=config.gamma,
+            schedule=config.schedule,
+            warmup_epochs=config.warmup_epochs,
             loss=config.loss,
             snr_cap=cap,
             variance_scale=config.variance_scale,
+            patience=config.patience,
+            min_gain=config.min_gain,
+            inpaint_epochs=config.inpaint_epochs,
             seed=config.seed,
             checkpoint_every=config.checkpoint_every,
+            checkpoint_batches=config.checkpoint_batches,
         ),
-        checkpoint_every=config.checkpoint_every,
+        precision=config.precision,
         memory_gib=inputs.compute.memory_gib,
+        buffer_gib=config.buffer_gib,
         initial=config.initial,
         fill=config.fill == "linear",
     )
@@ -240,7 +190,7 @@ def _publish_history(out: Path) -> pa.Table:
 
 def _baseline(
     sample: Sample,
-    rows: dict[str, NDArray[np.int64]],
+    rows: UsableRows,
     normalisation: Normalisation,
     config: TrainSection,
     out: Path,
@@ -248,16 +198,22 @@ def _baseline(
     """χ² on the validation split of a weighted PCA with as many components (science.md §6)."""
     from spectra_scale.models.baseline import WeightedPCA, fit_weighted_pca
     from spectra_scale.models.inputs import ModelInputs
-    from spectra_scale.stages.train.rows import SampleRows
+    from spectra_scale.stages.train.rows import Spectra, held_rows
 
     shape = (sample.n_rows, sample.grid.n_pixels)
-    inputs = ModelInputs(normalisation)
-    source = SampleRows(sample.arrays, shape, sample.chunk_rows, inputs, 2**30)
+    spectra = Spectra(
+        sample.arrays, shape, sample.chunk_rows, ModelInputs(normalisation), rows.factor
+    )
     rng = np.random.default_rng(config.seed)
     chosen = {
-        name: np.sort(rng.permutation(rows[name])[:BASELINE_ROWS])
+        name: np.sort(rng.permutation(getattr(rows, name))[:BASELINE_ROWS])
         for name in ("train", "validation")
     }
+
+    def take(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        flux, ivar = held_rows(spectra, chosen[name]).take(chosen[name])
+        return flux.numpy(), ivar.numpy()
+
     path = out / "baseline.safetensors"
     if path.is_file():
         # Resumed: what the training started from. Fitted again it may differ in its last bits,
@@ -265,7 +221,7 @@ def _baseline(
         stored = load(path.read_bytes())
         model = WeightedPCA(stored["mean"], stored["components"])
     else:
-        flux, ivar = source.take(chosen["train"])
+        flux, ivar = take("train")
         model = fit_weighted_pca(flux, ivar, config.n_latent, config.seed)
         arrays = {
             "mean": np.asarray(model.mean),
@@ -273,7 +229,7 @@ def _baseline(
             "scale": model.coefficients(flux, ivar).std(axis=0),
         }
         write_bytes(path, save(arrays))
-    found = model.chi2(*source.take(chosen["validation"]))
+    found = model.chi2(*take("validation"))
     return {
         "components": config.n_latent,
         "fitted on": len(chosen["train"]),

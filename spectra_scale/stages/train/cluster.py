@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from spectra_scale.compute.progress import Progress
 from spectra_scale.config import ComputeSection, TrainSection
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.models.training import EpochRecord, TorchDistributed
+from spectra_scale.stages.train.scan import RAY_STATE
 from spectra_scale.stages.train.worker import HISTORY, Training, pick_device, read_history, work
 
-#: Ray Train keeps its own state of the run here, in the artifact; deleted at the end.
-STORAGE = "ray"
 log = logging.getLogger(__name__)
 
 
@@ -48,13 +46,13 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
         _ray_worker,
         train_loop_config={"training": training},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=_n_workers(config),
             use_gpu=compute.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="training",
-            storage_path=str(training.out / STORAGE),
+            storage_path=str(training.out / RAY_STATE),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
@@ -66,7 +64,13 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
             "command again to go on from the last checkpoint."
         )
         raise SpectraScaleError(msg)
-    shutil.rmtree(training.out / STORAGE, ignore_errors=True)
+
+
+def _n_workers(config: TrainSection) -> int | tuple[int, int]:
+    """Workers, or the fewest and the most: the batches are the same with any number of them."""
+    if config.min_workers is None or config.min_workers == config.workers:
+        return config.workers
+    return config.min_workers, config.workers
 
 
 def _ray_worker(settings: dict[str, Training]) -> None:
@@ -76,10 +80,15 @@ def _ray_worker(settings: dict[str, Training]) -> None:
     # Ray gives each worker its CPUs; more threads than that fight each other (docs/libraries.md).
     torch.set_num_threads(1)
 
-    def report(record: EpochRecord) -> None:
-        ray.train.report(record.to_dict())
+    training = settings["training"]
 
-    work(settings["training"], TorchDistributed(), pick_device(), report)
+    def report(record: EpochRecord) -> None:
+        # Not every epoch: `report` waits until the controller looks, once in two seconds. The
+        # history is on disk, from which the driver tells of every epoch.
+        if record.epoch == training.settings.epochs:
+            ray.train.report(record.to_dict())
+
+    work(training, TorchDistributed(), pick_device(), report)
 
 
 class _Watch:
