@@ -23,6 +23,7 @@ from spectra_scale.surveys.release import open_release
 
 if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalised
+    from spectra_scale.spectrum.observed import RestSpectra
 
 Floats = NDArray[np.float32]
 
@@ -108,6 +109,10 @@ class Scored:
         Named numbers and words, in order.
     wave, flux, reconstruction
         Rest-frame wavelength (Å), normalised flux (NaN where masked) and its reconstruction.
+    error
+        One sigma of the reconstruction: what the noise of the spectrum does to it.
+    latents, latent_errors
+        The latents and one sigma of each, calibrated as the run's own (science.md §6).
     label
         Class code.
     """
@@ -116,6 +121,9 @@ class Scored:
     wave: NDArray[np.float64]
     flux: NDArray[np.float32]
     reconstruction: NDArray[np.float32]
+    error: NDArray[np.float32]
+    latents: NDArray[np.float32]
+    latent_errors: NDArray[np.float32]
     label: int
 
 
@@ -136,8 +144,9 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
     SpectraScaleError
         If its spectrum has no positive median in the rest-frame range.
     """
-    from spectra_scale.models.autoencoder import encode
+    from spectra_scale.models.autoencoder import decode_latents
     from spectra_scale.models.inputs import load_encoder
+    from spectra_scale.models.uncertainty import Propagation, reconstruction_variance
     from spectra_scale.stages.prepare import shift_spectra
     from spectra_scale.surveys.sdss_spec import read_spec
 
@@ -155,8 +164,13 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
             f"range at z = {z:.4f}; expected a spectrum that can be normalised."
         )
         raise SpectraScaleError(msg)
-    encoded = encode(model, found.flux, found.ivar, want_reconstruction=True)
+    how = Propagation(model, inputs_, job.encode.inpaint)
+    latents, covariance = how.propagate(found.flux, found.ivar, _correlation(job, rest))
+    covariance = covariance * np.float32(_calibration(run))
+    encoded = decode_latents(model, latents, found.flux, found.ivar)
     assert encoded.reconstruction is not None
+    error = np.sqrt(reconstruction_variance(model, latents, covariance)[0])
+    sigma = np.sqrt(np.diagonal(covariance[0]))
     label = _label(spec.row, spec.lines)
     facts = {
         "spectrum": spec.row["spectrum_key"],
@@ -166,10 +180,37 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "S/N (total)": float(quality.snr_total[0]),
         "masked fraction": float(quality.masked_fraction[0]),
         "χ² per valid pixel": float(encoded.chi2_valid[0]),
+        "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents[0], sigma, strict=True)),
+        "uncertainty of the reconstruction, median": float(np.median(error)),
         **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
     }
     shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
-    return Scored(facts, rest.grid.centres, shown, encoded.reconstruction[0], label)
+    return Scored(
+        facts=facts,
+        wave=rest.grid.centres,
+        flux=shown,
+        reconstruction=encoded.reconstruction[0],
+        error=error,
+        latents=latents[0],
+        latent_errors=sigma,
+        label=label,
+    )
+
+
+def _correlation(job: Job, rest: RestSpectra) -> Floats | None:
+    """Correlation of neighbouring pixels; none in the preset that shares no native pixels."""
+    from spectra_scale.spectrum.covariance import neighbour_correlation
+    from spectra_scale.spectrum.grid import SDSS_NATIVE
+
+    if job.prepare.preset != "conserve":
+        return None
+    return neighbour_correlation(rest.redshift, SDSS_NATIVE, rest.grid)
+
+
+def _calibration(run: Run) -> float:
+    """The factor on covariances that the run found; 1 where it stored none."""
+    found = run.artifact("encode").metrics.get("covariance", {})
+    return float(found.get("factor", 1.0))
 
 
 def _label(row: dict[str, Any], lines: dict[str, Any] | None) -> int:
@@ -236,6 +277,7 @@ def draw(scored: Scored, path: Path) -> None:
         [scored.label],
         [title],
         reconstructions=scored.reconstruction[None, :],
+        errors=scored.error[None, :],
         heading="Spectrum and reconstruction",
         unit="flux / normalisation",
     )

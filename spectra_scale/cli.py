@@ -306,12 +306,18 @@ def apply(
 @app.command()
 def export(
     run_path: RunPath,
-    path: Annotated[Path, typer.Argument(help="File: .fits, .parquet, .csv, .vot")],
+    path: Annotated[
+        Path, typer.Argument(help="File: .fits, .parquet, .csv, .vot; .onnx is the auto-encoder.")
+    ],
 ) -> None:
-    """Write the joined per-object table of a run."""
+    """Write the joined per-object table of a run, or its auto-encoder as ONNX."""
+    from spectra_scale.export import ONNX, export_model
     from spectra_scale.export import export as write
     from spectra_scale.store.run import open_run
 
+    if path.suffix.lower() == ONNX:
+        typer.echo(f"{path}: {export_model(open_run(run_path), path):,} bytes")
+        return
     typer.echo(f"{path}: {write(open_run(run_path), path):,} rows")
 
 

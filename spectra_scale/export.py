@@ -1,4 +1,4 @@
-"""Export: everything known of every object of a run, as one table."""
+"""Export: everything known of every object of a run as one table, and its model as ONNX."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from spectra_scale.store.tables import write_table
 FORMATS = {
     ".fits": "FITS", ".parquet": "Parquet", ".csv": "CSV", ".vot": "VOTable", ".xml": "VOTable",
 }  # fmt: skip
+#: Ending of the auto-encoder's file.
+ONNX = ".onnx"
 
 
 def export(run: Run, path: Path) -> int:
@@ -42,11 +44,10 @@ def export(run: Run, path: Path) -> int:
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        msg = f"{path}: found ending {path.suffix!r}, expected one of {', '.join(FORMATS)}."
+        endings = ", ".join([*FORMATS, f"{ONNX} (the auto-encoder)"])
+        msg = f"{path}: found ending {path.suffix!r}, expected one of {endings}."
         raise UsageError(msg)
-    if path.exists():
-        msg = f"{path} exists already. Give another name, or delete it."
-        raise UsageError(msg)
+    _refuse_existing(path)
     table = run.table()
     names = [CLASS_NAMES[code] for code in column(table, "label").tolist()]
     table = table.append_column("label_name", pa.array(names, pa.string()))
@@ -60,6 +61,58 @@ def export(run: Run, path: Path) -> int:
     else:
         _write_astropy(table, path, "fits" if kind == "FITS" else "votable")
     return int(table.num_rows)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        msg = f"{path} exists already. Give another name, or delete it."
+        raise UsageError(msg)
+
+
+def export_model(run: Run, path: Path) -> int:
+    """Write the auto-encoder of a run as ONNX; see `spectra_scale.models.onnx_export`.
+
+    Parameters
+    ----------
+    run
+        The run.
+    path
+        File to write.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    UsageError
+        If the file exists, the run has no auto-encoder of its own, or `onnx` is not installed.
+    """
+    from spectra_scale.models.inputs import load_encoder
+    from spectra_scale.models.onnx_export import onnx_model
+
+    _refuse_existing(path)
+    if not run.has("train"):
+        msg = (
+            f"{run.path} has no finished auto-encoder of its own. Run the job to its end, or give "
+            "the run that its job names in [models] from."
+        )
+        raise UsageError(msg)
+    model, inputs = load_encoder(run.folder("train"))
+    grid, metrics = run.sample.grid, run.sample.artifact.metrics
+    facts = {
+        "run": run.path.name,
+        "fingerprint": run.artifact("train").fingerprint,
+        "preset": str(metrics["preset"]),
+        "first_edge_angstrom": repr(float(grid.edges[0])),
+        "last_edge_angstrom": repr(float(grid.edges[-1])),
+        "grid": "edges uniform in the logarithm of the rest-frame vacuum wavelength",
+    }
+    data: bytes = onnx_model(model, inputs, facts).SerializeToString()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data)
+    return len(data)
 
 
 def _write_astropy(table: pa.Table, path: Path, kind: str) -> None:

@@ -119,8 +119,9 @@ class Pipeline:
                 inputs, job.train, place, out, recipe))  # fmt: skip
         else:
             self.artifacts["train"] = model
-        pair = (sample, self.artifacts["train"])
-        self._stage("encode", lambda out, recipe: encode.run(pair, place, out, recipe))
+        given = encode.EncodeInputs(sample, self.artifacts["train"], self._fitted("encode"))
+        self._stage("encode", lambda out, recipe: encode.run(
+            given, job.encode, place, out, recipe))  # fmt: skip
 
     def _score(self) -> None:
         job, place, sample = self.job, self.place, self.sample

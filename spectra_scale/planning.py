@@ -178,6 +178,7 @@ def _check_models(job: Job, models: Run) -> None:
     ]
     pairs += [
         ("prepare.mask", theirs.prepare.mask_preset, job.prepare.mask_preset),
+        ("encode.inpaint", theirs.encode.inpaint, job.encode.inpaint),
         ("embed.masked_flux", theirs.embed.masked_flux, job.embed.masked_flux),
         ("embed.n_neighbors", theirs.embed.n_neighbors, job.embed.n_neighbors),
         ("regions.map", theirs.regions.map, job.regions.map),
@@ -204,7 +205,7 @@ def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[
     labels = add("label", label.recipe(dict(releases), job.label))
     sample = add("prepare", prepare.recipe(dict(releases), labels, job.prepare, layout_of(job)))
     model = fitted("train") or add("train", train.recipe(sample, job.train))
-    latents = add("encode", encode.recipe(sample, model))
+    latents = add("encode", encode.recipe(sample, model, job.encode, fitted("encode")))
     flow = add("density", density.recipe(latents, job.density, fitted("density")))
     maps = {}
     for what in ("latents", "flux"):

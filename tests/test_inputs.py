@@ -27,6 +27,22 @@ def test_the_fill_is_the_truth_where_the_spectra_are_linear():
     np.testing.assert_array_equal(found.ivar, ivar)
 
 
+def test_the_fill_is_the_float64_reconstruction_however_few_pixels_there_are():
+    rng = np.random.default_rng(5)
+    fill, flux = low_rank(rng, n=300, n_pixels=400, k=5)
+    ivar = rng.uniform(1, 400, flux.shape).astype(np.float32)
+    ivar[rng.random(flux.shape) < 0.2] = 0
+    for row in range(40):
+        ivar[row, row:] = 0  # from no valid pixel to forty
+    noisy = np.where(ivar > 0, flux + rng.normal(0, 0.1, flux.shape), 0).astype(np.float32)
+    filled = fill.fill_missing(noisy, ivar)
+    expected = np.where(ivar > 0, noisy, fill.reconstruct(noisy, ivar))
+    # The same in float64, but for the order of sums; rows with few pixels amplify it.
+    np.testing.assert_allclose(filled[:40], expected[:40], rtol=1e-5)
+    # Sums of 400 float32 terms, and normal equations of a condition of about ten.
+    np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_without_a_fill_missing_pixels_are_fed_as_zero():
     rng = np.random.default_rng(2)
     _, flux = low_rank(rng)

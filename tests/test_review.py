@@ -18,8 +18,10 @@ from spectra_scale.models.embedding import FittedMap
 from spectra_scale.planning import check
 from spectra_scale.spectrum.grid import native_edges
 from spectra_scale.spectrum.observed import ObservedSpectra
+from spectra_scale.spectrum.residual_kernels import add_residuals
 from spectra_scale.stages import mock
-from spectra_scale.stages.encode import current_split, residual_sums
+from spectra_scale.stages.encode import current_split
+from spectra_scale.stages.encode.shard import group_of
 from spectra_scale.stages.prepare.selection import redshift_of
 from spectra_scale.stages.report.gather import composite
 
@@ -82,10 +84,13 @@ def test_a_superseded_row_counts_in_no_split():
                       "superseded": [True, False, False]})  # fmt: skip
     split = current_split(index)
     assert split.tolist() == ["", "train", "validation"]
+    group = group_of(np.array([1, 1, 2], np.int8), split)
+    assert group.tolist() == [-1, 1, 7 + 2]
     ones = np.ones((3, 4), np.float32)
-    sums = residual_sums(ones, ones, np.array([1, 1, 2], np.int8), split)
-    assert sums["count"].sum() == 2 * 4
-    assert sums["square"][0, 1].tolist() == [1, 1, 1, 1]
+    square, pull, count = (np.zeros((14, 4)) for _ in range(3))
+    add_residuals(2 * ones, ones, ones, group, (square, pull, count))
+    assert count.sum() == 2 * 4
+    assert square[1].tolist() == pull[1].tolist() == [1, 1, 1, 1]
 
 
 def test_a_begun_mock_release_takes_no_other_into_its_folder(tmp_path: Path):

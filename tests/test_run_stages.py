@@ -233,8 +233,10 @@ def score(sample, run, job, out):
 
     made = Run(out)
     model = fitted("train")
-    recipe = encode.recipe(sample.artifact.fingerprint, model.fingerprint)
-    latents = encode.run((sample, model), Here(), out / FOLDERS["encode"], recipe)
+    recipe = encode.recipe(sample.artifact.fingerprint, model.fingerprint, job.encode)
+    latents = encode.run(
+        encode.EncodeInputs(sample, model), job.encode, Here(), out / FOLDERS["encode"], recipe
+    )
     recipe = density.recipe(latents.fingerprint, job.density, fitted("density").fingerprint)
     given = density.DensityInputs(sample, latents, fitted("density"))
     flow = density.run(given, job.density, out / FOLDERS["density"], recipe)
@@ -469,8 +471,10 @@ def test_stacks_and_latents_are_the_same_bytes_from_every_place(run, job, execut
     assert other.fingerprint == made.fingerprint
     assert digests(other.path) == digests(made.path)
     model = run.artifact("train")
-    recipe = encode.recipe(run.artifact("prepare").fingerprint, model.fingerprint)
-    latents = encode.run((run.sample, model), executor, tmp_path / "latents", recipe)
+    recipe = encode.recipe(run.artifact("prepare").fingerprint, model.fingerprint, job.encode)
+    latents = encode.run(
+        encode.EncodeInputs(run.sample, model), job.encode, executor, tmp_path / "latents", recipe
+    )
     for name in ("latent_0", "chi2_valid"):
         mine = column(read_table(latents.path / "objects" / "mock.parquet"), name)
         # PyTorch may add in another order with another number of threads.

@@ -16,6 +16,7 @@ from spectra_scale.config.analysis import (
     BoxRegion,
     DensitySection,
     EmbedSection,
+    EncodeSection,
     PolygonRegion,
     RegionsSection,
     ReportSection,
@@ -37,6 +38,7 @@ __all__ = [
     "ComputeSection",
     "DensitySection",
     "EmbedSection",
+    "EncodeSection",
     "IngestSection",
     "Job",
     "LabelSection",
@@ -104,6 +106,7 @@ class Job(Settings):
     label: LabelSection = LabelSection()
     prepare: PrepareSection = PrepareSection()
     train: TrainSection = TrainSection()
+    encode: EncodeSection = EncodeSection()
     density: DensitySection = DensitySection()
     embed: EmbedSection = EmbedSection()
     regions: RegionsSection = RegionsSection()

@@ -10,6 +10,25 @@ from pydantic import Field, model_validator
 from spectra_scale.config.base import LabelName, Name, Positive, Settings
 
 
+class EncodeSection(Settings):
+    """`[encode]`: latents, their covariance and χ² of every spectrum (science.md §6)."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the network's products; auto: latents and χ² in float32, the Jacobian of "
+        "the covariance in bfloat16 where the hardware has it",
+    )
+    inpaint: int = Field(
+        0,
+        ge=0,
+        description="how often to encode again with missing pixels taken from the reconstruction",
+    )
+    covariance: bool = Field(
+        True, description="store the covariance of each object's latents: cov_0_0, cov_0_1 ..."
+    )
+    batch: Positive = Field(1024, description="spectra encoded at once; not in the fingerprint")
+
+
 class DensitySection(Settings):
     """`[density]`: the GIS flow on the latents (science.md §7)."""
 

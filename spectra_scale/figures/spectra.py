@@ -35,13 +35,14 @@ _RECONSTRUCTION_COLOUR = "#d62728"
 _MASKED = "#eeeeee"
 
 
-def spectra_grid(  # noqa: PLR0913  # five arrays of one table and two texts
+def spectra_grid(  # noqa: PLR0913  # six arrays of one table and two texts
     wave: npt.ArrayLike,
     flux: npt.ArrayLike,
     labels: Sequence[ClassKey],
     titles: Sequence[str],
     *,
     reconstructions: npt.ArrayLike | None = None,
+    errors: npt.ArrayLike | None = None,
     heading: str = "Spectra",
     unit: str = FLUX_LABEL,
 ) -> Figure:
@@ -61,6 +62,8 @@ def spectra_grid(  # noqa: PLR0913  # five arrays of one table and two texts
     reconstructions
         What the auto-encoder makes of each, same shape as `flux`, drawn over it. For
         reconstructions alone, as in the paper, give them as `flux`.
+    errors
+        One sigma of each reconstruction, same shape; drawn as a band around it.
     heading
         Title of the figure.
     unit
@@ -81,6 +84,7 @@ def spectra_grid(  # noqa: PLR0913  # five arrays of one table and two texts
     models = (
         None if reconstructions is None else points("reconstructions", reconstructions, len(grid))
     )
+    bands = None if errors is None else points("errors", errors, len(grid))
     lengths = {len(rows), len(labels), len(titles), len(rows) if models is None else len(models)}
     if len(lengths) != 1:
         message = (
@@ -98,6 +102,9 @@ def spectra_grid(  # noqa: PLR0913  # five arrays of one table and two texts
             axes.set_axis_off()
             continue
         _spectrum(axes, grid, rows[i], None if models is None else models[i])
+        if models is not None and bands is not None:
+            low, high = models[i] - bands[i], models[i] + bands[i]
+            axes.fill_between(grid, low, high, color=_RECONSTRUCTION_COLOUR, alpha=0.25, lw=0)
         _tag(axes, labels[i])
         axes.set_title(titles[i], fontsize=8, loc="left")
     if not len(rows):
@@ -105,6 +112,7 @@ def spectra_grid(  # noqa: PLR0913  # five arrays of one table and two texts
     figure.supylabel(unit, fontsize=10)
     note = "Grey bands: masked pixels."
     note += " Red: reconstruction." if models is not None else ""
+    note = note[:-1] + " and its 1σ." if bands is not None else note
     head(figure, heading)
     figure.supxlabel(f"{WAVE_LABEL}.  {note}", fontsize=10)
     return figure

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spectra_scale.models.embedding import FittedMap, MapSettings
     from spectra_scale.models.gis import GIS, GISSettings
     from spectra_scale.models.normalise import Normalisation
+    from spectra_scale.models.uncertainty import Propagation
 
 __all__ = [
     "GIS",
@@ -21,6 +22,7 @@ __all__ = [
     "GISSettings",
     "MapSettings",
     "Normalisation",
+    "Propagation",
     "WeightedPCA",
     "fit_weighted_pca",
     "load_model",
@@ -34,6 +36,7 @@ _MODULES = {
     "GISSettings": "gis",
     "MapSettings": "embedding",
     "Normalisation": "normalise",
+    "Propagation": "uncertainty",
     "WeightedPCA": "baseline",
     "fit_weighted_pca": "baseline",
     "load_model": "checkpoint",

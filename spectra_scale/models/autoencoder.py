@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spectra_scale.errors import SpectraScaleError, UsageError
-from spectra_scale.models.losses import chi2, chi2_valid
+from spectra_scale.models.precision import Precision, products_in
+from spectra_scale.spectrum.residual_kernels import chi2_sums
 
 Floats = NDArray[np.float32]
 
@@ -172,18 +173,19 @@ def _encode_batch(
     for _ in range(inpaint_passes):
         latents = model.encode(torch.where(valid, flux, recon))
         recon = model.decode(latents)
-    return latents, recon
+    return latents.float(), recon.float()
 
 
 @torch.inference_mode()
-def encode(
+def encode(  # noqa: PLR0913  # a block of spectra, and how it is done
     model: AutoEncoder,
     flux: Floats,
     ivar: Floats,
-    batch_size: int = 4096,
+    batch_size: int = 1024,
     *,
     want_reconstruction: bool = False,
     inpaint_passes: int = 0,
+    precision: Precision = "float32",
 ) -> Encoded:
     """Encode spectra in batches, on the device of the model.
 
@@ -202,11 +204,61 @@ def encode(
         How often to encode again with missing pixels taken from the last reconstruction
         (science.md §6, after Böhm et al. 2023), so that a latent depends less on which pixels
         were masked. χ² is that of the last reconstruction.
+    precision
+        Of the network's products; χ² is in float32 either way.
 
     Returns
     -------
     Latents, χ² of each spectrum and, if wanted, reconstructions.
     """
+    _check(model, flux, ivar)
+    parts = []
+    for start in range(0, len(flux), batch_size):
+        f, v = flux[start : start + batch_size], ivar[start : start + batch_size]
+        tensors = to_tensor(f, model.device), to_tensor(v, model.device)
+        with products_in(precision, model.device):
+            z, recon = _encode_batch(model, *tensors, inpaint_passes)
+        parts.append(_judged(z, recon.cpu().numpy(), f, v))
+    return _joined(model, parts, want_reconstruction=want_reconstruction)
+
+
+@torch.inference_mode()
+def decode_latents(
+    model: AutoEncoder,
+    latents: Floats,
+    flux: Floats,
+    ivar: Floats,
+    batch_size: int = 1024,
+    *,
+    precision: Precision = "float32",
+) -> Encoded:
+    """What `encode` gives, of spectra whose latents are known already.
+
+    Parameters
+    ----------
+    model
+        Trained auto-encoder.
+    latents
+        Shape (spectrum, n_latent).
+    flux, ivar, batch_size, precision
+        As of `encode`.
+
+    Returns
+    -------
+    The same latents, χ² of each spectrum and reconstructions.
+    """
+    _check(model, flux, ivar)
+    parts = []
+    for start in range(0, len(flux), batch_size):
+        rows = slice(start, start + batch_size)
+        z = to_tensor(latents[rows], model.device)
+        with products_in(precision, model.device):
+            recon = model.decode(z).float()
+        parts.append(_judged(z, recon.cpu().numpy(), flux[rows], ivar[rows]))
+    return _joined(model, parts, want_reconstruction=True)
+
+
+def _check(model: AutoEncoder, flux: Floats, ivar: Floats) -> None:
     expected = (len(flux), model.architecture.n_pixels)
     if flux.shape != expected or ivar.shape != expected:
         message = (
@@ -214,17 +266,27 @@ def encode(
             f"{expected[1]} pixels. Prepare the sample on the grid the model was trained on."
         )
         raise SpectraScaleError(message)
-    latents = np.empty((len(flux), model.architecture.n_latent), np.float32)
-    eq1 = np.empty(len(flux), np.float32)
-    eq2 = np.empty(len(flux), np.float32)
-    images = np.empty(flux.shape, np.float32) if want_reconstruction else None
-    for start in range(0, len(flux), batch_size):
-        rows = slice(start, start + batch_size)
-        f, v = to_tensor(flux[rows], model.device), to_tensor(ivar[rows], model.device)
-        z, recon = _encode_batch(model, f, v, inpaint_passes)
-        latents[rows] = z.cpu().numpy()
-        eq1[rows] = chi2(recon, f, v).cpu().numpy()
-        eq2[rows] = chi2_valid(recon, f, v).cpu().numpy()
-        if images is not None:
-            images[rows] = recon.cpu().numpy()
-    return Encoded(latents, eq1, eq2, images)
+
+
+def _judged(z: Tensor, recon: Floats, flux: Floats, ivar: Floats) -> Encoded:
+    # One compiled pass; torch makes several, each through memory.
+    total, n_valid = chi2_sums(recon, flux, ivar)
+    eq1 = total / np.float32(flux.shape[1])
+    eq2 = (total / np.maximum(n_valid, 1)).astype(np.float32, copy=False)
+    return Encoded(z.cpu().numpy(), eq1, eq2, recon)
+
+
+def _joined(model: AutoEncoder, parts: Sequence[Encoded], *, want_reconstruction: bool) -> Encoded:
+    if len(parts) == 1:
+        found = parts[0]  # nothing is copied
+    else:
+        sizes = model.architecture
+        shapes = ((0, sizes.n_latent), (0,), (0,), (0, sizes.n_pixels))
+        columns = zip(*parts, strict=True) if parts else ((),) * len(shapes)
+        found = Encoded(
+            *(
+                np.concatenate([np.empty(shape, np.float32), *arrays])
+                for shape, arrays in zip(shapes, columns, strict=True)
+            )
+        )
+    return found if want_reconstruction else found._replace(reconstruction=None)

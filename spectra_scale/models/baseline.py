@@ -8,7 +8,7 @@ loss, so with as many components as latents the two numbers can be compared.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from spectra_scale.errors import SpectraScaleError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 _ROWS_AT_ONCE = 1024
+_PIXELS_A_COMPONENT = 10  # fewer valid ones are not trusted to determine it in float32
+_FILLED_AT_ONCE = 256  # arrays of these stay in a core's cache
 # Relative ridge of every normal equation: far below the noise, and a spectrum or pixel with
 # fewer valid data than unknowns still has a solution.
 _RIDGE = 1e-10
@@ -39,7 +42,9 @@ class LinearChi2(NamedTuple):
     chi2_valid: Doubles
 
 
-def _pairs(vectors: Doubles) -> tuple[Doubles, NDArray[np.intp], NDArray[np.intp]]:
+def _pairs(
+    vectors: NDArray[Real],
+) -> tuple[NDArray[Real], NDArray[np.intp], NDArray[np.intp]]:
     """Products of every pair of rows of `vectors`, each pair once."""
     i, j = np.triu_indices(len(vectors))
     return vectors[i] * vectors[j], i, j
@@ -120,6 +125,46 @@ class WeightedPCA:
         """
         image = self.mean + self.coefficients(flux, ivar) @ self.components
         return image.astype(np.float32)
+
+    def fill_missing(self, flux: Floats, ivar: Floats) -> Floats:
+        """Spectra with the best linear guess in their missing pixels.
+
+        As `reconstruct`, but long sums are of float32 numbers, in half of the time: on mock
+        spectra a guess moves by 1e-5 of its own noise, at most by 4e-4. A spectrum with few valid
+        pixels, whose normal equations may have no unique solution, is left to `reconstruct`.
+
+        Parameters
+        ----------
+        flux, ivar
+            Normalised as in the fit, shape (spectrum, pixel); both 0 where missing.
+
+        Returns
+        -------
+        Shape (spectrum, pixel), float32.
+        """
+        self._check(flux)
+        few = (ivar > 0).sum(axis=1) < _PIXELS_A_COMPONENT * len(self.components)
+        if few.any():
+            filled = np.empty_like(flux)
+            filled[~few] = self.fill_missing(flux[~few], ivar[~few])
+            guess = self.reconstruct(flux[few], ivar[few])
+            filled[few] = np.where(ivar[few] > 0, flux[few], guess)
+            return filled
+        mean = self.mean.astype(np.float32)
+        basis = np.ascontiguousarray(self.components, np.float32)
+        products, i, j = _pairs(basis)
+        filled = np.empty_like(flux)
+        for start in range(0, len(flux), _FILLED_AT_ONCE):
+            rows = slice(start, start + _FILLED_AT_ONCE)
+            normal = np.empty((len(flux[rows]), len(basis), len(basis)))
+            normal[:, i, j] = ivar[rows] @ products.T
+            normal[:, j, i] = normal[:, i, j]
+            weighted = (flux[rows] - mean) * ivar[rows]
+            found = _solve(normal, (weighted @ basis.T).astype(np.float64))
+            guess = found.astype(np.float32) @ basis
+            guess += mean
+            filled[rows] = np.where(ivar[rows] > 0, flux[rows], guess)
+        return filled
 
     def chi2(self, flux: Floats, ivar: Floats, weights: Floats | None = None) -> LinearChi2:
         """χ² of each spectrum.

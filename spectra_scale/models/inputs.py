@@ -56,9 +56,7 @@ class ModelInputs:
         found = self.normalisation.apply(flux, ivar)
         if self.fill is None or not len(flux):
             return found
-        guess = self.fill.reconstruct(found.flux, found.ivar)
-        filled = np.where(found.ivar > 0, found.flux, guess).astype(np.float32)
-        return found._replace(flux=filled)
+        return found._replace(flux=self.fill.fill_missing(found.flux, found.ivar))
 
     def apply_in_place(self, flux: Floats, ivar: Floats, factor: Floats | None = None) -> None:
         """Do what `apply` does, to the bit, in the arrays themselves.
@@ -76,7 +74,7 @@ class ModelInputs:
             factor = self.normalisation.factor(flux, ivar)
         scale_in_place(flux, ivar, factor)
         if self.fill is not None and len(flux):
-            np.copyto(flux, self.fill.reconstruct(flux, ivar), where=ivar == 0)
+            np.copyto(flux, self.fill.fill_missing(flux, ivar), where=ivar == 0)
 
     def save(self, directory: Path) -> None:
         """Write the fill, if there is one; the normalisation is in ``model.json``."""

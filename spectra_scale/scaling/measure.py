@@ -124,13 +124,16 @@ def _encode(run: _Run) -> Found:
     model = open_artifact(inputs.model_path(run.job), train.KIND)
     inputs.read_through(sample.arrays)
     begin = time.perf_counter()
-    recipe = encode.recipe(warm.artifact.fingerprint, model.fingerprint)
-    encode.run((warm, model), run.warming(), run.work / "warm", recipe)
+    how = run.job.encode
+    recipe = encode.recipe(warm.artifact.fingerprint, model.fingerprint, how)
+    given = encode.EncodeInputs(warm, model)
+    encode.run(given, how, run.warming(), run.work / "warm", recipe)
     startup = time.perf_counter() - begin
-    recipe = encode.recipe(sample.artifact.fingerprint, model.fingerprint)
+    recipe = encode.recipe(sample.artifact.fingerprint, model.fingerprint, how)
+    given = encode.EncodeInputs(sample, model)
     place = MeteredPlace(run.place)
     clock = _Clock()
-    artifact = encode.run((sample, model), place, run.work / "latents", recipe)
+    artifact = encode.run(given, how, place, run.work / "latents", recipe)
     return clock.stop(place, int(artifact.counts["rows"]), startup)
 
 

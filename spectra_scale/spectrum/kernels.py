@@ -66,7 +66,7 @@ def _weigh_pixels(
 
 
 @compiled
-def _place_edges(
+def place_edges(
     u: Doubles, law: _Law, stretch: float, n_native: int, out_pixel: Indices, out_fraction: Doubles
 ) -> None:
     """Find each stretched grid edge on a native grid that follows a law; vectorises.
@@ -248,7 +248,7 @@ def _conserve(
             out_variance[s] = 0.0
             continue
         if law[1] > 0.0:
-            _place_edges(u, law, stretch, n_native, pixel, fraction)
+            place_edges(u, law, stretch, n_native, pixel, fraction)
         else:
             _walk_edges(edges, native, stretch, pixel, fraction)
         a = pixel[0]
@@ -267,7 +267,7 @@ def _conserve(
         out_variance[s] = (variances + 2.0 * covariances) * stretch * stretch
 
 
-def _law_of(native: Doubles, edges: Doubles) -> tuple[_Law, Doubles]:
+def law_of(native: Doubles, edges: Doubles) -> tuple[_Law, Doubles]:
     """Recognise a log-uniform or linear native grid, and give the grid edges in its unit.
 
     A slope of 0 says that there is no law. Fractions of a pixel from the law must be as good as
@@ -341,7 +341,7 @@ def rest_frame_conserve(
     flux = readonly(flux, np.float32)
     native = readonly(native_edges, np.float64)
     edges = readonly(grid_edges, np.float64)
-    law, u = _law_of(native, edges)
+    law, u = law_of(native, edges)
     shape = (flux.shape[0], len(edges) - 1)
     outputs = (np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape[0]))
     _conserve(

@@ -15,6 +15,7 @@ from spectra_scale.figures.page import FigureItem, Section, Table, png_of
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
 
@@ -154,15 +155,15 @@ def _reconstruction(inputs: ReportInputs) -> Section:
             _item("", residual, f"Mean of (reconstruction − data)/σ by class, {whose}: structure "
                                 "at a line is something the model does not reproduce."),
         ],
-        [_chi2_table(encoded)],
+        [_chi2_table(encoded), *uncertainty_tables(encoded)],
     )  # fmt: skip
 
 
 def _chi2_table(encoded: Artifact) -> Table:
     rows = [
         [split, name, found["n"], found["chi2"], found["chi2_valid"], found["chi2_valid median"]]
-        for split, classes in encoded.metrics.items()
-        for name, found in classes.items()
+        for split in ("train", "validation")
+        for name, found in encoded.metrics[split].items()
     ]
     return Table("χ² by class", ["split", "class", "spectra", "eq. 1, mean", "eq. 2, mean",
                                  "eq. 2, median"], rows)  # fmt: skip
