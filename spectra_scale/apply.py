@@ -166,7 +166,8 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         raise SpectraScaleError(msg)
     how = Propagation(model, inputs_, job.encode.inpaint)
     latents, covariance = how.propagate(found.flux, found.ivar, _correlation(job, rest))
-    covariance = covariance * np.float32(_calibration(run))
+    factors = _calibration(run, covariance.shape[-1])
+    covariance = covariance * np.outer(factors, factors)
     encoded = decode_latents(model, latents, found.flux, found.ivar)
     assert encoded.reconstruction is not None
     error = np.sqrt(reconstruction_variance(model, latents, covariance)[0])
@@ -207,10 +208,10 @@ def _correlation(job: Job, rest: RestSpectra) -> Floats | None:
     return neighbour_correlation(rest.redshift, SDSS_NATIVE, rest.grid)
 
 
-def _calibration(run: Run) -> float:
-    """The factor on covariances that the run found; 1 where it stored none."""
-    found = run.artifact("encode").metrics.get("covariance", {})
-    return float(found.get("factor", 1.0))
+def _calibration(run: Run, n_latent: int) -> Floats:
+    """Factors on standard deviations that the run found; 1 where it stored none."""
+    found = run.artifact("encode").metrics.get("covariance", {}).get("factors")
+    return np.asarray(found or [1.0] * n_latent, np.float32)
 
 
 def _label(row: dict[str, Any], lines: dict[str, Any] | None) -> int:

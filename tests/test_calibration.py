@@ -1,4 +1,4 @@
-"""Pulls of latents, and the factor that is found from them (science.md §6)."""
+"""Pulls of latents, and the factors that are found from them (science.md §6)."""
 
 import numpy as np
 import pytest
@@ -23,6 +23,11 @@ def normal_pulls(n, width, seed=0):
     root = np.array([[1.0, 0, 0], [0.5, 1, 0], [0.2, -0.4, 2]])
     drawn = np.random.default_rng(seed).normal(size=(n, 3)) @ root.T * width
     return drawn.astype("f4"), np.repeat((root @ root.T)[None], n, axis=0).astype("f4")
+
+
+def correlations(covariance):
+    root = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    return covariance / root[:, :, None] / root[:, None]
 
 
 def test_pulls_of_gaussian_differences_have_the_width_they_were_given():
@@ -56,15 +61,30 @@ def test_repeats_are_paired_once_each():
     assert not len(repeat_pulls(latents, covariance, np.arange(6)))
 
 
-def test_the_factor_is_the_repeats_where_there_are_fifty_pairs_else_the_realisations():
+def test_the_factors_are_the_repeats_where_there_are_fifty_pairs_else_the_realisations():
     wide, narrow = Pulls.of(*normal_pulls(50, 2.0)), Pulls.of(*normal_pulls(500, 1.0))
     found = Calibration.of(wide, narrow, NOTHING)
-    assert (found.source, found.factor) == ("repeats", wide.width**2)
+    assert (found.source, found.factors) == ("repeats", wide.widths)
     few = Pulls.of(*normal_pulls(49, 2.0))
     found = Calibration.of(few, narrow, NOTHING)
-    assert (found.source, found.factor) == ("noise realisations", narrow.width**2)
+    assert (found.source, found.factors) == ("noise realisations", narrow.widths)
     assert found.to_dict()["repeats"]["n"] == 49
-    assert Calibration.of(NOTHING, NOTHING, NOTHING).factor == 1.0
+    assert Calibration.of(NOTHING, NOTHING, NOTHING).factors == ()
+
+
+def test_calibrated_pulls_are_as_wide_as_they_should_be_in_every_latent():
+    difference, covariance = normal_pulls(4000, np.array([1.5, 2.9, 0.7]))
+    found = Calibration.of(Pulls.of(difference, covariance), NOTHING, NOTHING)
+    columns = {f"cov_{i}_{j}": covariance[:, i, j] for i in range(3) for j in range(i, 3)}
+    after = found.apply(columns | {"latent_0": difference[:, 0]})
+    assert after.keys() == columns.keys()
+    calibrated = np.empty_like(covariance)
+    for i in range(3):
+        for j in range(3):
+            calibrated[:, i, j] = after[f"cov_{min(i, j)}_{max(i, j)}"]
+    assert Pulls.of(difference, calibrated).widths == pytest.approx([1.0] * 3, rel=1e-5)
+    # Correlations stay, and with them a positive definite matrix.
+    np.testing.assert_allclose(correlations(calibrated), correlations(covariance), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("filled", "passes"), [(False, 0), (True, 0), (False, 1), (True, 1)])

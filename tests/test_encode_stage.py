@@ -71,7 +71,7 @@ def covariances(table):
     return found
 
 
-def test_the_columns_are_the_propagated_covariance_times_the_factor(model, tmp_path):
+def test_the_columns_are_the_propagated_covariance_times_the_factors(model, tmp_path):
     flux, ivar, rho = spectra()
     flux[7] *= -1
     n = len(flux)
@@ -94,7 +94,10 @@ def test_the_columns_are_the_propagated_covariance_times_the_factor(model, tmp_p
     # Batches of other sizes add in another order.
     scale = expected[usable].max()
     np.testing.assert_allclose(
-        found[usable], expected[usable] * said["factor"], rtol=1e-4, atol=1e-6 * scale
+        found[usable],
+        expected[usable] * np.outer(*[said["factors"]] * 2),
+        rtol=1e-4,
+        atol=1e-6 * scale,
     )
     np.testing.assert_allclose(columns_of(table, "latent"), latents, rtol=1e-4, atol=1e-5)
     chi2 = decode_latents(network, latents, fed.flux, fed.ivar).chi2
@@ -103,12 +106,12 @@ def test_the_columns_are_the_propagated_covariance_times_the_factor(model, tmp_p
     assert said["repeats"] == {"n": 0}
     # A quarter of the rows are in the validation split, but for the one that is unusable.
     assert said["noise realisations"]["n"] == 36
-    assert abs(np.sqrt(said["factor"]) - 1) < 0.1 + 3 * 0.93 / np.sqrt(36)
+    assert max(abs(factor - 1) for factor in said["factors"]) < 0.1 + 3 * 0.93 / np.sqrt(36)
     assert made.manifest["where"]["precision"] == "latents float32, Jacobian float32, cpu"
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 1.5])
-def test_fifty_repeats_set_the_factor(model, tmp_path, noise_scale):
+def test_fifty_repeats_set_the_factors(model, tmp_path, noise_scale):
     """Noise half as large again as is quoted: realisations cannot know it, repeats do."""
     n = 400
     flux, ivar, _ = spectra(n, noise_scale, repeats=True)
@@ -119,8 +122,8 @@ def test_fifty_repeats_set_the_factor(model, tmp_path, noise_scale):
     assert said["from"] == "repeats"
     assert said["repeats"]["n"] == n // 2
     # A robust width of 200 pairs of three latents has sigma 0.93/√200 at most.
-    width = np.sqrt(said["factor"])
-    assert abs(width / noise_scale - 1) < 0.1 + 2 * 0.93 / np.sqrt(n / 2)
+    for width in said["factors"]:
+        assert abs(width / noise_scale - 1) < 0.1 + 3 * 0.93 / np.sqrt(n / 2)
     assert abs(said["noise realisations"]["width"] - 1) < 0.1 + 2 * 0.93 / np.sqrt(n / 4)
 
 
@@ -132,7 +135,7 @@ def test_a_superseded_observation_is_no_repeat(model, tmp_path):
     assert run(sample, model, tmp_path / "latents").metrics["covariance"]["repeats"]["n"] == 0
 
 
-def test_an_earlier_run_lends_its_factor_with_its_model(model, tmp_path):
+def test_an_earlier_run_lends_its_factors_with_its_model(model, tmp_path):
     """Else a release more would change the uncertainties of all others."""
     flux, ivar, _ = spectra()
     first = run(make_sample(tmp_path / "sample", flux, ivar), model, tmp_path / "first")
@@ -142,12 +145,12 @@ def test_an_earlier_run_lends_its_factor_with_its_model(model, tmp_path):
         made = run(fewer, model, tmp_path / name, fitted=fitted)
         said = made.metrics["covariance"]
         found[name] = (
-            said["factor"],
+            said["factors"],
             column(read_objects(made.path / "objects", fewer.index), "cov_0_0"),
         )
     assert said["from"] == "the models' run: noise realisations"
-    assert found["lent"][0] == first.metrics["covariance"]["factor"] != found["own"][0]
-    ratio = found["lent"][0] / found["own"][0]
+    assert found["lent"][0] == first.metrics["covariance"]["factors"] != found["own"][0]
+    ratio = (found["lent"][0][0] / found["own"][0][0]) ** 2
     np.testing.assert_allclose(found["lent"][1] / found["own"][1], ratio, rtol=1e-5)
     # What was lent is lent on.
     again = run(fewer, model, tmp_path / "again", fitted=made)
@@ -229,7 +232,7 @@ def test_in_the_reference_preset_neighbours_share_no_noise(model, tmp_path):
     fed = INPUTS.apply(flux, ivar)
     expected = Propagation(network, INPUTS).covariance(fed.flux, fed.ivar)
     found = covariances(read_objects(made.path / "objects", sample.index))
-    factor = made.metrics["covariance"]["factor"]
+    factor = np.outer(*[made.metrics["covariance"]["factors"]] * 2)
     np.testing.assert_allclose(found, expected * factor, rtol=1e-4, atol=1e-6 * found.max())
 
 

@@ -36,7 +36,7 @@ def test_the_run_records_how_its_uncertainties_were_calibrated(run):
     said = run.artifact("encode").metrics["covariance"]
     assert said["from"] in {"repeats", "noise realisations"}
     kind = said["repeats"] if said["from"] == "repeats" else said["noise realisations"]
-    assert said["factor"] == pytest.approx(kind["width"] ** 2, rel=1e-3)
+    assert said["factors"] == pytest.approx(kind["width by latent"], rel=1e-3)
     table = run.table()
     for k in range(5):
         variance = column(table, f"cov_{k}_{k}")
@@ -44,7 +44,7 @@ def test_the_run_records_how_its_uncertainties_were_calibrated(run):
         # A latent's error is far less than the scatter of latents.
         assert np.median(np.sqrt(variance)) < column(table, f"latent_{k}").std()
     page = (run.folder("report") / "index.html").read_text()
-    assert f"before the factor {said['factor']:.3f} on covariances" in page
+    assert f"multiplied by its width of {said['from']}" in page
     assert "cov_3_4" in table.column_names
     assert "cov_4_3" not in table.column_names
 

@@ -1,4 +1,4 @@
-"""How far the propagated uncertainties of latents are right, and the factor that makes them so.
+"""How far the propagated uncertainties of latents are right, and factors that make them so.
 
 `Propagation` knows the noise that the survey quotes, to first order. What it leaves out is found
 from pulls, differences over their standard deviations, which should have width 1 (science.md §6):
@@ -17,7 +17,7 @@ the repeats, or an input beside a kink of the network, counts as one pull and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from spectra_scale.spectrum.covariance import correlated_noise
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-#: Pairs from which on the factor is that of the repeats.
+#: Pairs from which on the factors are those of the repeats.
 ENOUGH_PAIRS = 50
 _ONE_SIGMA = (15.865525393145708, 84.13447460685429)
 
@@ -77,6 +77,11 @@ class Pulls:
         """Robust width of all pulls together; NaN without any."""
         return _width(self.values.ravel())
 
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Robust width of the pulls of each latent."""
+        return tuple(_width(column) for column in self.values.T)
+
     def to_dict(self) -> dict[str, Any]:
         """What is recorded of them, as JSON values."""
         if not len(self):
@@ -84,7 +89,7 @@ class Pulls:
         return {
             "n": len(self),
             "width": round(self.width, 4),
-            "width by latent": [round(_width(column), 4) for column in self.values.T],
+            "width by latent": [round(width, 4) for width in self.widths],
             "median by latent": [round(float(m), 4) for m in np.median(self.values, axis=0)],
             "beyond 5": round(float((np.abs(self.values) > 5).mean()), 5),
             "median distance": round(float(np.median(self.distance)), 4),
@@ -188,19 +193,20 @@ def _pairs(sky_id: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The factor on covariances, and where it is from.
+    """The factors on standard deviations, and where they are from.
 
     Parameters
     ----------
-    factor
-        What covariances are multiplied with.
+    factors
+        What the standard deviation of each latent is multiplied with: the covariance of latents i
+        and j by ``factors[i] * factors[j]``, so correlations stay. () stands for 1 throughout.
     source
         ``repeats``, ``noise realisations``, or ``none`` where there is nothing to judge by.
     repeats, noise, about_truth
         What is recorded of the pulls before the factor; see `Pulls.to_dict`.
     """
 
-    factor: float
+    factors: tuple[float, ...]
     source: str
     repeats: dict[str, Any]
     noise: dict[str, Any]
@@ -208,20 +214,29 @@ class Calibration:
 
     @classmethod
     def of(cls, repeats: Pulls, noise: Pulls, about_truth: Pulls) -> Calibration:
-        """Take the factor of the repeats if there are enough, else that of the realisations."""
+        """Take the widths of the repeats if there are enough, else those of the realisations."""
         pulls, source = noise, "noise realisations"
         if len(repeats) >= ENOUGH_PAIRS:
             pulls, source = repeats, "repeats"
-        known = len(pulls) > 0 and pulls.width > 0
+        known = len(pulls) > 0 and min(pulls.widths) > 0
         recorded = (each.to_dict() for each in (repeats, noise, about_truth))
         if not known:
-            return cls(1.0, "none", *recorded)
-        return cls(pulls.width**2, source, *recorded)
+            return cls((), "none", *recorded)
+        return cls(pulls.widths, source, *recorded)
+
+    def apply(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Columns ``cov_i_j`` of a table, calibrated."""
+        found = {}
+        for name in (name for name in columns if name.startswith("cov_")):
+            i, j = (int(part) for part in name.split("_")[1:])
+            factor = self.factors[i] * self.factors[j] if self.factors else 1.0
+            found[name] = columns[name] * np.float32(factor)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
         return {
-            "factor": self.factor,
+            "factors": list(self.factors),
             "from": self.source,
             "repeats": self.repeats,
             "noise realisations": self.noise,

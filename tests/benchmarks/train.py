@@ -9,6 +9,10 @@ its first epoch whose validation χ² (eq. 1, as in the loss) is not above the l
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy
+
 import argparse
 import dataclasses
 import json
@@ -44,7 +48,7 @@ FLOP = 2 * (3 * _P - 1000 * 800)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute, 10 paper epochs")
-    parser.add_argument("--n", type=int, help="mock spectra (20,000; quick: 3,000)")
+    parser.add_argument("--n", type=int, help="mock spectra (20,000; quick: 5,000)")
     parser.add_argument("--folder", type=Path, help="keep the mock sample here")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--curves", type=Path, help="draw χ² by CPU-second")
@@ -52,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
-        sample = mock_sample(folder, options.n or (3000 if options.quick else 20_000))
+        sample = mock_sample(folder, options.n or (5000 if options.quick else 20_000))
         data = normalised(sample)
         print(f"{len(data.train):,} training and {len(data.validation):,} validation spectra, "
               f"{options.device}, one thread")  # fmt: skip

@@ -53,7 +53,7 @@ __all__ = [
     "run",
 ]
 
-VERSION = 3
+VERSION = 4
 KIND = "encode"
 PARTS = "parts"
 #: Settings that say how much memory it takes, not what comes out.

@@ -1,4 +1,4 @@
-"""The factor on the covariances of latents, from repeats or from noise realisations."""
+"""The factors on the errors of latents, from repeats or from noise realisations."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def add_noise(how: How, task: NoiseTask) -> Found:
 def calibrate(
     sample: Sample, columns: dict[str, NDArray[Any]], noise: Found, fitted: Artifact | None
 ) -> dict[str, Any]:
-    """Find the factor and multiply the columns of the covariance with it.
+    """Find the factors and multiply the columns of the covariance with them.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def calibrate(
     noise
         What `add_noise` gave.
     fitted
-        Latents whose factor is taken, if they have one.
+        Latents whose factors are taken, if they have them.
 
     Returns
     -------
@@ -125,9 +125,8 @@ def calibrate(
     theirs = {} if fitted is None else fitted.metrics.get("covariance", {})
     if theirs:
         source = _LENT + str(theirs["from"]).removeprefix(_LENT)
-        found = replace(found, factor=float(theirs["factor"]), source=source)
-    factor = np.float32(found.factor)
-    columns |= {k: v * factor for k, v in columns.items() if k.startswith("cov_")}
+        found = replace(found, factors=tuple(theirs["factors"]), source=source)
+    columns |= found.apply(columns)
     return found.to_dict()
 
 

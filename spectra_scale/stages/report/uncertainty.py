@@ -7,7 +7,7 @@ from spectra_scale.store.artifact import Artifact
 
 
 def uncertainty_tables(encoded: Artifact) -> list[Table]:
-    """Widths of pulls before the factor, and the factor; nothing if there are no covariances.
+    """Widths of pulls before calibration; nothing if there are no covariances.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def uncertainty_tables(encoded: Artifact) -> list[Table]:
         bias = ", ".join(f"{median:.2f}" for median in found.get("median by latent", ()))
         rows.append([name, found["n"], found.get("width"), by_latent, bias])
     caption = (
-        f"Pulls of latents before the factor {said['factor']:.3f} on covariances, which is from "
-        f"{said['from']}"
+        f"Pulls of latents before calibration: the standard deviation of each latent is "
+        f"multiplied by its width of {said['from']}"
     )
     return [Table(caption, ["pulls of", "pairs", "width", "by latent", "median by latent"], rows)]
