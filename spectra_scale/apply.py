@@ -164,7 +164,8 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
             f"range at z = {z:.4f}; expected a spectrum that can be normalised."
         )
         raise SpectraScaleError(msg)
-    how = Propagation(model, inputs_, job.encode.inpaint)
+    passes = inputs_.inpaint if job.encode.inpaint is None else job.encode.inpaint
+    how = Propagation(model, inputs_, passes)
     latents, covariance = how.propagate(found.flux, found.ivar, _correlation(job, rest))
     factors = _calibration(run, covariance.shape[-1])
     covariance = covariance * np.outer(factors, factors)

@@ -224,6 +224,26 @@ def test_inpainting_reaches_the_latents(model, tmp_path):
     np.testing.assert_allclose(columns_of(again, "latent"), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_trained_with_a_second_stage_is_encoded_with_one(model, tmp_path):
+    flux, ivar, _ = spectra()
+    sample = make_sample(tmp_path / "sample", flux, ivar)
+    network, inputs = model_inputs.load_encoder(model.path)
+    again = tmp_path / "again"
+    recipe = artifact.Recipe("train", 1, {}, {"made": "with a second stage"})
+    assert artifact.begin(again, recipe) is None
+    save_model(again, network, inputs.normalisation, {"inpaint": 1})
+    staged = artifact.finish(again, recipe, counts={})
+
+    def latents(made):
+        return columns_of(read_objects(made.path / "objects", sample.index), "latent")
+
+    asked = latents(run(sample, model, tmp_path / "one", inpaint=1))
+    np.testing.assert_array_equal(latents(run(sample, staged, tmp_path / "two")), asked)
+    never = latents(run(sample, staged, tmp_path / "three", inpaint=0))
+    np.testing.assert_array_equal(latents(run(sample, model, tmp_path / "four")), never)
+    assert (never != asked).any()
+
+
 def test_in_the_reference_preset_neighbours_share_no_noise(model, tmp_path):
     flux, ivar, _ = spectra()
     sample = make_sample(tmp_path / "sample", flux, ivar, preset="reference")

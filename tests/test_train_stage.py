@@ -153,6 +153,11 @@ def test_rows_parameters_and_where_it_ran_are_recorded(sample, unbroken):
     assert unbroken.manifest["where"] == {"engine": "local", "workers": 2}
 
 
+def test_a_second_stage_is_remembered_with_the_weights(sample, unbroken, here, tmp_path):
+    staged = run(sample, tmp_path / "ae", here, epochs=2, inpaint_epochs=1)
+    assert [load_encoder(made.path)[1].inpaint for made in (staged, unbroken)] == [1, 0]
+
+
 def test_a_finished_training_is_not_repeated(sample, unbroken, here):
     before = digests(unbroken.path, without=())
     run(sample, unbroken.path, here)

@@ -18,10 +18,10 @@ class EncodeSection(Settings):
         description="of the network's products; auto: latents and χ² in float32, the Jacobian of "
         "the covariance in bfloat16 where the hardware has it",
     )
-    inpaint: int = Field(
-        0,
-        ge=0,
-        description="how often to encode again with missing pixels taken from the reconstruction",
+    inpaint: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="how often to encode again with missing pixels taken from the reconstruction; "
+        "default: as the model was trained, once with `train.inpaint_epochs`, else never",
     )
     covariance: bool = Field(
         True, description="store the covariance of each object's latents: cov_0_0, cov_0_1 ..."

@@ -35,10 +35,14 @@ class ModelInputs:
         How flux is scaled.
     fill
         Linear model that fills missing pixels; None feeds them as 0.
+    inpaint
+        How often the model wants to be fed again with missing pixels from its reconstruction: 1
+        if its last epochs were (`[train] inpaint_epochs`).
     """
 
     normalisation: Normalisation
     fill: WeightedPCA | None = None
+    inpaint: int = 0
 
     def apply(self, flux: Floats, ivar: Floats) -> Normalised:
         """Normalise spectra and fill their missing pixels.
@@ -100,7 +104,8 @@ def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:
         As `load_model`.
     """
     model, normalisation, metadata = load_model(directory)
-    if not metadata.get("fill"):
-        return model, ModelInputs(normalisation)
-    arrays = load_file(directory / FILL)
-    return model, ModelInputs(normalisation, WeightedPCA(arrays["mean"], arrays["components"]))
+    fill = None
+    if metadata.get("fill"):
+        arrays = load_file(directory / FILL)
+        fill = WeightedPCA(arrays["mean"], arrays["components"])
+    return model, ModelInputs(normalisation, fill, int(metadata.get("inpaint", 0)))

@@ -60,7 +60,7 @@ class How:
     fingerprint: str
     parts: Path
     precision: Literal["auto", "float32", "bfloat16"]
-    inpaint: int
+    inpaint: int | None
     covariance: bool
     batch: int
     correlated: bool
@@ -74,7 +74,8 @@ class How:
         latents: Precision = "bfloat16" if self.precision == "bfloat16" else "float32"
         fast = self.precision == "auto" and bf16_here(model.device)
         jacobian: Precision = "bfloat16" if fast else latents
-        return Propagation(model, inputs, self.inpaint, jacobian, latents)
+        passes = inputs.inpaint if self.inpaint is None else self.inpaint
+        return Propagation(model, inputs, passes, jacobian, latents)
 
 
 @lru_cache(maxsize=2)
@@ -173,7 +174,7 @@ def encode_fed(
             fed.flux,
             fed.ivar,
             want_reconstruction=True,
-            inpaint_passes=how.inpaint,
+            inpaint_passes=propagation.inpaint_passes,
             precision=precision,
         )
         return found, None

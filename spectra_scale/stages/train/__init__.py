@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -240,10 +240,3 @@ def _baseline(
         "validation_chi2_uncapped": float(np.mean(found.chi2)),
         "validation_chi2_valid_uncapped": float(np.mean(found.chi2_valid)),
     }
-
-
-def architecture_of(path: Path) -> dict[str, Any]:
-    """Layer sizes and normalisation of a trained model, from its description."""
-    from spectra_scale.provenance import read_json
-
-    return dict(read_json(path / "model.json"))

@@ -152,7 +152,8 @@ def work(
     if comm.rank == 0:
         inputs.save(training.out)
         save_loss(training.out, state.loss)
-        save_model(training.out, model, training.normalisation, {"fill": training.fill})
+        metadata = {"fill": training.fill, "inpaint": int(settings.inpaint_epochs > 0)}
+        save_model(training.out, model, training.normalisation, metadata)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
