@@ -32,8 +32,10 @@ lint: $(INSTALLED)
 check: lint
 	$(BIN)/pytest -q
 
+# Fast tests side by side, a file at a time; those that start clusters or are killed, alone.
 test: $(INSTALLED)
-	$(BIN)/pytest -q -m "not exhaustive and not gpu and not network"
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -q -m "(slow or cluster) and not exhaustive and not gpu and not network"
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict

@@ -164,8 +164,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
             f"range at z = {z:.4f}; expected a spectrum that can be normalised."
         )
         raise SpectraScaleError(msg)
-    passes = inputs_.inpaint if job.encode.inpaint is None else job.encode.inpaint
-    how = Propagation(model, inputs_, passes)
+    how = Propagation(model, inputs_, int(run.artifact("encode").metrics["inpaint"]))
     latents, covariance = how.propagate(found.flux, found.ivar, _correlation(job, rest))
     factors = _calibration(run, covariance.shape[-1])
     covariance = covariance * np.outer(factors, factors)

@@ -87,6 +87,17 @@ def test_calibrated_pulls_are_as_wide_as_they_should_be_in_every_latent():
     np.testing.assert_allclose(correlations(calibrated), correlations(covariance), rtol=1e-5)
 
 
+def test_halves_of_pulls_calibrate_each_other():
+    found = Pulls.of(*normal_pulls(4000, np.array([1.5, 2.9, 0.7])))
+    # Two percentile widths of 2000 pulls each: 0.93/√2000 twice.
+    assert found.held_out == pytest.approx([1.0] * 3, abs=4 * 0.93 * np.sqrt(2 / 2000))
+    assert found.to_dict()["held out, by latent"] == pytest.approx(found.held_out, abs=1e-4)
+    # Pulls that are not of one width are told: the even ones twice as wide as the odd ones.
+    values = found.values.copy()
+    values[::2] *= 2
+    assert min(Pulls(values, found.distance).held_out) > 1.03
+
+
 @pytest.mark.parametrize(("filled", "passes"), [(False, 0), (True, 0), (False, 1), (True, 1)])
 @pytest.mark.parametrize("snr", [10.0, 60.0])
 def test_pulls_of_normalised_spectra_of_known_truth_have_width_one(model, filled, passes, snr):

@@ -188,7 +188,6 @@ def test_latents_do_not_depend_on_where_tasks_run_or_on_batches(model, tmp_path,
     sample = make_sample(tmp_path / "sample", flux, ivar)
     one = run(sample, model, tmp_path / "one")
     other = run(sample, model, tmp_path / "other", executor, batch=17)
-    assert one.fingerprint == other.fingerprint
     tables = [read_objects(each.path / "objects", sample.index) for each in (one, other)]
     for name in ("latent_0", "chi2_valid", "cov_0_1", "cov_2_2"):
         mine, theirs = (column(table, name) for table in tables)
@@ -256,10 +255,12 @@ def test_in_the_reference_preset_neighbours_share_no_noise(model, tmp_path):
     np.testing.assert_allclose(found, expected * factor, rtol=1e-4, atol=1e-6 * found.max())
 
 
-def test_precision_is_part_of_what_latents_are_made_from_and_the_batch_is_not():
+def test_latents_are_made_from_every_setting():
     plain = stage.recipe("a", "b", EncodeSection())
-    assert stage.recipe("a", "b", EncodeSection(batch=7)).fingerprint == plain.fingerprint
-    for changed in ({"precision": "bfloat16"}, {"inpaint": 1}, {"covariance": False}):
+    # Products of batches of another size differ in their last bits.
+    for changed in (
+        {"precision": "bfloat16"}, {"inpaint": 1}, {"covariance": False}, {"batch": 7},
+    ):  # fmt: skip
         assert stage.recipe("a", "b", EncodeSection(**changed)).fingerprint != plain.fingerprint
 
 

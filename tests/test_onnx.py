@@ -21,7 +21,7 @@ def session(model, inputs=None):
     )
 
 
-@pytest.mark.parametrize("sizes", [SMALL, Architecture(), Architecture(50, (), 4)])
+@pytest.mark.parametrize("sizes", [SMALL, Architecture(), Architecture(50, (9,), 4)])
 def test_latents_and_reconstructions_are_torchs(sizes):
     model = seeded_autoencoder(sizes, 1)
     runtime = session(model)

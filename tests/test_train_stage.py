@@ -1,5 +1,6 @@
 """The train stage: what it leaves behind, and that a killed training ends like an unbroken one."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -350,7 +351,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     made = run(sample, tmp_path / "ae", here)
     assert_equal_training(made.path, unbroken.path)
     # It went on from the last checkpoint, and not from the start.
-    assert done == list(range(epoch - epoch % 2 + 1, 7))
+    assert done == [*range(epoch - epoch % 2 + 1, 7), 6]  # and once more, at the end
 
 
 def test_a_resumed_training_may_keep_checkpoints_at_another_rate(
@@ -369,6 +370,25 @@ def test_a_resumed_training_may_keep_checkpoints_at_another_rate(
     monkeypatch.undo()
     made = run(sample, tmp_path / "ae", here, checkpoint_every=1, workers=1)
     assert_equal_training(made.path, unbroken.path)
+
+
+def test_a_training_killed_before_its_last_epoch_was_told_tells_of_it_all_the_same(
+    sample, unbroken, here, tmp_path, monkeypatch
+):
+    write = worker.write_history
+
+    def killed(path, records):
+        if len(records) == 6:
+            raise Killed  # after the checkpoint
+        write(path, records)
+
+    monkeypatch.setattr(worker, "write_history", killed)
+    with pytest.raises(Killed):
+        run(sample, tmp_path / "ae", here)
+    monkeypatch.undo()
+    made = run(sample, tmp_path / "ae", here)
+    assert_equal_training(made.path, unbroken.path)
+    assert made.metrics["last epoch"]["epoch"] == 6
 
 
 DRIVER = """
@@ -430,3 +450,36 @@ def test_two_ray_workers_see_the_batches_of_one_process_and_learn_the_same(
     # One of the two writes the curves.
     assert len(list((made.path / "tensorboard").iterdir())) == 1
     assert made.fingerprint == unbroken.fingerprint
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("executor", ["ray"], indirect=True)
+def test_a_loss_that_diverges_on_ray_ends_at_once_and_says_so(sample, executor, tmp_path):
+    with pytest.raises(SpectraScaleError, match=r"diverges in epoch \d") as told:
+        run(sample, tmp_path / "ae", executor, engine="ray", workers=1, learning_rate=1e30)
+    assert "Largest in the last batch: " in str(told.value)
+    assert "Traceback" not in str(told.value)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("executor", ["ray"], indirect=True)
+def test_an_error_of_a_worker_on_ray_is_told_without_tracebacks(executor, tmp_path, monkeypatch):
+    sample = make_sample(tmp_path / "s", *low_rank_spectra(N, N_PIXELS))
+    plan = train._training
+
+    def damage(*arguments):
+        # When the driver has read all it reads, and the workers nothing.
+        shard = sample.arrays / "flux" / "c" / "0" / "0"
+        shard.write_bytes(shard.read_bytes()[:-200])
+        return plan(*arguments)
+
+    monkeypatch.setattr(train, "_training", damage)
+    with pytest.raises(SpectraScaleError, match="after 0 restarts: ") as told:
+        run(sample, tmp_path / "ae", executor, engine="ray", workers=1, max_failures=0)
+    assert re.search(r"flux/c/0/0: found .*expected a whole shard", str(told.value))
+    assert "Traceback" not in str(told.value)
+    assert "Run the same command again" in str(told.value)

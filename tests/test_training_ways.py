@@ -275,3 +275,42 @@ def test_a_loss_that_grows_tenfold_stops_and_names_the_worst_rows():
 def test_more_workers_than_streams_are_refused():
     with pytest.raises(UsageError, match=r"65 workers.*64 streams"):
         trained(comm=SingleProcess(0, 65))
+
+
+def test_a_steep_first_epoch_that_is_gone_on_with_does_not_pass_for_a_divergence(tmp_path):
+    """What growth is told by is the χ² before the first step, not that where a pause was."""
+    source = ArraySource(4000)
+    settings = dataclasses.replace(
+        SETTINGS, epochs=2, batch_size=16, learning_rate=3e-3, snr_cap=None, checkpoint_batches=100
+    )
+    kept = []
+
+    def pause(state):
+        save_checkpoint(tmp_path / "c", model, state, settings, NORMALISATION)
+        kept.append(state.totals[0] / state.totals[-1])
+        raise Stop
+
+    source.ivar *= 100  # small errors: the first batches are far off
+    streams, validation = splits(source)
+    model = seeded_autoencoder(ARCHITECTURE, settings.seed)
+    with pytest.raises(Stop):
+        train(model, source, streams, validation, settings, SingleProcess(),
+              on_epoch=lambda *_: None, on_pause=pause)  # fmt: skip
+    resumed = seeded_autoencoder(ARCHITECTURE, 999)
+    state = load_checkpoint(tmp_path / "c", resumed, settings, NORMALISATION)
+    now = evaluate(resumed, source, validation, settings, SingleProcess())["chi2"]
+    assert state.start_chi2 > kept[0] > 2 * now
+    # Were it told by where it stands now, a tenth of that would be too much.
+    state.start_chi2 = now / 10
+    with pytest.raises(DivergedError):
+        trained(settings, source=source, model=resumed, state=state)
+    resumed = seeded_autoencoder(ARCHITECTURE, 999)
+    state = load_checkpoint(tmp_path / "c", resumed, settings, NORMALISATION)
+    trained(settings, source=source, model=resumed, state=state)
+    whole, _ = trained(settings, source=source)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_patience_and_a_second_stage_cannot_go_together():
+    with pytest.raises(UsageError, match="patience"):
+        dataclasses.replace(SETTINGS, patience=2, inpaint_epochs=1)

@@ -26,7 +26,7 @@ class EncodeSection(Settings):
     covariance: bool = Field(
         True, description="store the covariance of each object's latents: cov_0_0, cov_0_1 ..."
     )
-    batch: Positive = Field(1024, description="spectra encoded at once; not in the fingerprint")
+    batch: Positive = Field(1024, description="spectra encoded at once")
 
 
 class DensitySection(Settings):

@@ -29,7 +29,9 @@ class TrainSection(Settings):
         "warm-up, cosine schedule, linear start and bfloat16: the same network and loss, the χ² "
         "of `paper` in a fraction of the time",
     )
-    hidden: tuple[Positive, ...] = Field((800, 590), description="widths of the hidden layers")
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (800, 590), description="widths of the hidden layers"
+    )
     n_latent: Positive = Field(10, description="latent dimensions")
     epochs: Positive = Field(200, description="passes over the training split; fast: 40")
     batch_size: Positive = Field(32, description="global batch, divided by the workers; fast: 512")
@@ -141,6 +143,12 @@ class TrainSection(Settings):
             msg = (
                 f"warmup_epochs = {self.warmup_epochs:g} and inpaint_epochs = "
                 f"{self.inpaint_epochs} must lie within epochs = {self.epochs}"
+            )
+            raise ValueError(msg)
+        if self.patience and self.inpaint_epochs:
+            msg = (
+                f"patience = {self.patience} would end a training before its last, inpainted "
+                f"epochs (inpaint_epochs = {self.inpaint_epochs}): choose one"
             )
             raise ValueError(msg)
         if self.min_workers is not None and self.min_workers > self.workers:

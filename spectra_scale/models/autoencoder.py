@@ -38,8 +38,11 @@ class Architecture:
     n_latent: int = 10
 
     def __post_init__(self) -> None:
-        if min(self.n_pixels, self.n_latent, *self.hidden) < 1:
-            message = f"{self} has a layer without units; every size must be at least 1."
+        if not self.hidden or min(self.n_pixels, self.n_latent, *self.hidden) < 1:
+            message = (
+                f"{self} has a layer without units, or no hidden layer: every size must be at "
+                "least 1."
+            )
             raise UsageError(message)
 
     @property

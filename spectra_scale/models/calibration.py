@@ -82,11 +82,22 @@ class Pulls:
         """Robust width of the pulls of each latent."""
         return tuple(_width(column) for column in self.values.T)
 
+    @property
+    def held_out(self) -> tuple[float, ...]:
+        """Width of the pulls of each latent after calibration by those of the other half.
+
+        1 but for sampling, where a factor for each latent is all that is wrong; the widths of all
+        pulls, after calibration by themselves, are 1 by construction.
+        """
+        halves = [Pulls(self.values[i::2], self.distance[i::2]) for i in range(2)]
+        other = [half.values / np.asarray(halves[1 - i].widths) for i, half in enumerate(halves)]
+        return tuple(_width(column) for column in np.concatenate(other).T)
+
     def to_dict(self) -> dict[str, Any]:
         """What is recorded of them, as JSON values."""
         if not len(self):
             return {"n": 0}
-        return {
+        found: dict[str, Any] = {
             "n": len(self),
             "width": round(self.width, 4),
             "width by latent": [round(width, 4) for width in self.widths],
@@ -94,6 +105,9 @@ class Pulls:
             "beyond 5": round(float((np.abs(self.values) > 5).mean()), 5),
             "median distance": round(float(np.median(self.distance)), 4),
         }
+        if len(self) >= ENOUGH_PAIRS:
+            found["held out, by latent"] = [round(width, 4) for width in self.held_out]
+        return found
 
 
 def _width(pulls: Doubles) -> float:

@@ -25,7 +25,7 @@ from spectra_scale.models.records import EpochRecord, TrainState, learnt, new_st
 from spectra_scale.models.train_inputs import TrainSettings
 from spectra_scale.provenance import write_bytes, write_json
 
-CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/3"
+CHECKPOINT_SCHEMA = "spectra_scale.checkpoint/4"
 MODEL_SCHEMA = "spectra_scale.autoencoder/1"
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -74,6 +74,7 @@ def save_checkpoint(
         "epoch": state.epoch,
         "batch": state.batch,
         "totals": state.totals,
+        "start_chi2": state.start_chi2,
         "best_epoch": state.best_epoch,
         "learning_rate": state.optimiser.param_groups[0]["lr"],
         "architecture": model.architecture.to_dict(),
@@ -145,6 +146,7 @@ def load_checkpoint(
     _restore_moments(weights, state, found / "optimiser.safetensors")
     state.epoch, state.batch = int(fields["epoch"]), int(fields["batch"])
     state.totals, state.best_epoch = list(fields["totals"]), int(fields["best_epoch"])
+    state.start_chi2 = float(fields["start_chi2"])
     if state.best_epoch:
         state.best = _fitting(weights, found / _BEST)
     state.history = [EpochRecord.from_dict(record) for record in fields["history"]]

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from spectra_scale.errors import DamagedArtifactError
 from spectra_scale.models.autoencoder import AutoEncoder
 from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.checkpoint import load_model
@@ -106,6 +108,21 @@ def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:
     model, normalisation, metadata = load_model(directory)
     fill = None
     if metadata.get("fill"):
-        arrays = load_file(directory / FILL)
-        fill = WeightedPCA(arrays["mean"], arrays["components"])
+        fill = _read_fill(directory / FILL, model.architecture.n_pixels)
     return model, ModelInputs(normalisation, fill, int(metadata.get("inpaint", 0)))
+
+
+def _read_fill(path: Path, n_pixels: int) -> WeightedPCA:
+    try:
+        arrays = load_file(path)
+        mean, components = arrays["mean"], arrays["components"]
+    except (OSError, SafetensorError, KeyError) as error:
+        message = f"{path} cannot be read ({error}). Delete its directory and run again."
+        raise DamagedArtifactError(message) from error
+    if mean.shape != (n_pixels,) or components.shape[1:] != (n_pixels,):
+        message = (
+            f"{path} does not fit the model: found mean {mean.shape} and components "
+            f"{components.shape}, expected {n_pixels} pixels. Delete its directory and run again."
+        )
+        raise DamagedArtifactError(message)
+    return WeightedPCA(mean, components)

@@ -53,13 +53,21 @@ class Meter:
         comm.sum_(tensor)
         self._reduce += time.perf_counter() - start
 
-    def read(self, comm: Communicator) -> dict[str, float]:
-        """Times and memory for `EpochRecord`, over all ranks; every rank must call it."""
+    def read(self, comm: Communicator, device: torch.device) -> dict[str, float]:
+        """Times and memory for `EpochRecord`, over all ranks; every rank must call it.
+
+        Parameters
+        ----------
+        comm
+            How ranks talk.
+        device
+            Where they sum: nccl knows no tensors of main memory.
+        """
         found = [self._data, self._reduce, time.process_time() - self._cpu]
         seconds = time.perf_counter() - self._wall
         memory = peak_memory()
         each = [memory if rank == comm.rank else 0.0 for rank in range(comm.world_size)]
-        together = torch.tensor([*found, *each], dtype=torch.float64)
+        together = torch.tensor([*found, *each], dtype=torch.float64, device=device)
         comm.sum_(together)
         data, reduce, cpu, *memories = together.tolist()
         return {

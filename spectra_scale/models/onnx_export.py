@@ -95,6 +95,7 @@ def _metadata(inputs: ModelInputs) -> dict[str, str]:
         "normalisation": inputs.normalisation.kind,
         "scale": repr(inputs.normalisation.scale),
         "fill": "zeros" if inputs.fill is None else "linear",
+        "inpaint": f"{inputs.inpaint}: so often feed again, missing pixels from the output",
         "normalisation_is": "outside the graph: divide flux by it before, multiply after",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,6 +131,8 @@ class TrainState:
         `SUMS` over these batches and all ranks.
     history
         One record an epoch.
+    start_chi2
+        χ² of the validation rows before the first step, by which growth is told.
     best
         Weights after the best epoch so far, by the validation loss; only with early stopping.
     best_epoch
@@ -142,6 +145,7 @@ class TrainState:
     batch: int = 0
     totals: list[float] = field(default_factory=lambda: [0.0] * len(SUMS))
     history: list[EpochRecord] = field(default_factory=list)
+    start_chi2: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
 

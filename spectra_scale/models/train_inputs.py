@@ -110,6 +110,11 @@ class TrainSettings:
         if not all(within):
             message = f"warmup_epochs and inpaint_epochs must lie within the epochs: {self}."
             raise UsageError(message)
+        if self.patience and self.inpaint_epochs:
+            message = (
+                "patience would end a training before its last, inpainted epochs: choose one."
+            )
+            raise UsageError(message)
         if min(self.patience, self.checkpoint_batches, self.min_gain) < 0:
             message = f"patience, min_gain and checkpoint_batches must not be negative: {self}."
             raise UsageError(message)

@@ -144,12 +144,10 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, four
     if row_weights is not None and (row_weights != 1).any():
         weights = torch.as_tensor(row_weights, device=model.device)
     loop = _Loop(model, source, settings, comm, state, weights, on_pause)
-    reference = math.inf
-    if not state.history and not is_finished(state, settings):
-        reference = evaluate(model, source, validation_rows, settings, comm)["chi2"]
+    if not state.history and not state.batch:
+        state.start_chi2 = evaluate(model, source, validation_rows, settings, comm)["chi2"]
     while not is_finished(state, settings):
-        reference = min([reference, *(record.train_chi2 for record in state.history)])
-        record = _epoch(loop, train_streams, validation_rows, reference)
+        record = _epoch(loop, train_streams, validation_rows)
         on_epoch(record, state)
     if state.best:
         _restore(loop, state.best)
@@ -207,13 +205,11 @@ def evaluate(  # noqa: PLR0913 - a model, its rows, and how they are judged
     return _means(totals)
 
 
-def _epoch(
-    loop: _Loop, streams: VirtualStreams, validation_rows: Rows, reference: float
-) -> EpochRecord:
+def _epoch(loop: _Loop, streams: VirtualStreams, validation_rows: Rows) -> EpochRecord:
     """One epoch and its validation; the state is that after it."""
     settings, state, comm = loop.settings, loop.state, loop.comm
     meter = Meter()
-    learnt = _train_epoch(loop, streams, meter, reference)
+    learnt = _train_epoch(loop, streams, meter)
     inpaint = settings.inpaints(state.epoch)
     held_out = evaluate(
         *(loop.model, loop.source, validation_rows, settings, comm),
@@ -226,7 +222,7 @@ def _epoch(
         rows=round(learnt["rows"]),
         **{f"train_{name}": learnt[name] for name in SUMS[:-1]},
         **{f"validation_{name}": held_out[name] for name in SUMS[:-1]},
-        **meter.read(comm),
+        **meter.read(comm, loop.model.device),
     )
     state.epoch, state.batch, state.totals = state.epoch + 1, 0, [0.0] * len(SUMS)
     state.history.append(record)
@@ -239,9 +235,7 @@ def _epoch(
     return record
 
 
-def _train_epoch(
-    loop: _Loop, streams: VirtualStreams, meter: Meter, reference: float
-) -> dict[str, float]:
+def _train_epoch(loop: _Loop, streams: VirtualStreams, meter: Meter) -> dict[str, float]:
     """Train to the end of the epoch; its means over spectra, the same on every rank."""
     model, settings, comm, state = loop.model, loop.settings, loop.comm, loop.state
     n_batches = streams.n_batches(settings.batch_size)
@@ -260,12 +254,15 @@ def _train_epoch(
             found = _step(loop, batch, (flux, ivar), meter)
             worst = batch, found.by_spectrum
             totals += found.sums
-            if model.device.type == "cpu" or batch.index % _CHECK_EVERY == 0:
+            pause = _pause_due(settings, batch.index + 1, n_batches)
+            # Before a pause, too: what is kept of it must be sound.
+            if model.device.type == "cpu" or batch.index % _CHECK_EVERY == 0 or pause:
                 _check_gradient(loop, *worst)
-            if _pause_due(settings, batch.index + 1, n_batches):
+            if pause:
                 totals = _pause(loop, batch.index + 1, totals)
     comm.sum_(totals)
     means = _means(totals)
+    reference = min([state.start_chi2, *(record.train_chi2 for record in state.history)])
     if not math.isfinite(means["chi2"]) or means["chi2"] > _GROWTH * reference:
         raise _diverged(loop, f"its mean χ² is {means['chi2']:.4g}", *worst)
     return means

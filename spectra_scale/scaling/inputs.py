@@ -17,7 +17,7 @@ from spectra_scale.compute.place import Place, open_place
 from spectra_scale.config import Job, ReleaseSection, TrainSection
 from spectra_scale.errors import UsageError
 from spectra_scale.planning import check, make_plan
-from spectra_scale.scaling.plan import WARM_ROWS, Measurement
+from spectra_scale.scaling.plan import WARM_ROWS, Measurement, settings_digest
 from spectra_scale.stages import ingest, label, mock, prepare, train
 from spectra_scale.store.arrays import (
     Layout,
@@ -40,11 +40,18 @@ _SPECOBJ = {"plate": "PLATE", "mjd": "MJD", "fiber": "FIBERID", "ra": "PLUG_RA",
             "subclass": "SUBCLASS", "reduction": "RUN2D"}  # fmt: skip
 #: Number of the first repeated plate, and the spectra at least held out from training.
 FIRST_PLATE, HELD_OUT = 1000, 64
+#: A measurement trains few epochs, all alike, to their end.
+WHOLE_RUN = {"warmup_epochs": 0.0, "inpaint_epochs": 0, "patience": 0, "checkpoint_every": 1}
 
 
 def folder(job: Job) -> Path:
     """Where the inputs lie: made once, used by every measurement."""
     return job.out / "inputs"
+
+
+def _plates_path(job: Job, rows: int) -> Path:
+    """Plates of so many rows, of the release that these settings make."""
+    return folder(job) / f"plates-{rows}-{settings_digest(job, 'ingest')}"
 
 
 def sample_path(job: Job, stage: str, rows: int) -> Path:
@@ -59,7 +66,7 @@ def model_path(job: Job) -> Path:
 
 def plates_section(job: Job, rows: int) -> ReleaseSection:
     """The release of repeated plates with so many rows."""
-    path = folder(job) / f"plates-{rows}"
+    path = _plates_path(job, rows)
     return ReleaseSection(
         name="plates", source=(path / "files",), catalogue=path / "catalogue.parquet"
     )
@@ -132,7 +139,7 @@ def _write_plates(job: Job, release: Release, rows: int) -> None:
 
     So a large release takes no more time to make, and no more room, than a small one.
     """
-    path = folder(job) / f"plates-{rows}"
+    path = _plates_path(job, rows)
     if path.is_dir():
         return
     partial = path.with_name(f"{path.name}.partial")
@@ -230,7 +237,7 @@ def _index(base: Sample, source: NDArray[np.int64], split: tuple[int, int]) -> p
 def _train_model(job: Job, sample: Sample, place: Place) -> Artifact:
     """An auto-encoder of the job's shape: one epoch, since its weights cost what others do."""
     config = job.train.model_copy(
-        update={"epochs": 1, "engine": "local", "batch_size": 256, "checkpoint_every": 1}
+        update=WHOLE_RUN | {"epochs": 1, "engine": "local", "batch_size": 256}
     )
     inputs = train.TrainInputs(sample, job.compute)
     recipe = train.recipe(sample.artifact.fingerprint, config)
@@ -253,7 +260,7 @@ def training_section(job: Job, measurement: Measurement) -> TrainSection:
         "max_failures": 0,
         "checkpoint_every": job.scaling.epochs,
     }
-    return job.train.model_copy(update=update)
+    return job.train.model_copy(update=WHOLE_RUN | update)
 
 
 def read_through(path: Path) -> None:

@@ -195,6 +195,8 @@ def settings_digest(job: Job, stage: str) -> str:
     else:
         found["train"] = changed_settings(job.train) | {"workers": 0, "epochs": 0}
         found["train"] |= {"batch_size": 0, "engine": ""}
+    if stage == "encode":
+        found["encode"] = changed_settings(job.encode)
     if stage == "train":
         found |= {"epochs": job.scaling.epochs, "memory_gib": job.compute.memory_gib,
                   "gpus": job.compute.gpus_per_worker}  # fmt: skip

@@ -127,6 +127,7 @@ def _features(what: What, inputs: EmbedInputs, table: pa.Table, config: EmbedSec
         model=inputs.autoencoder.path.resolve(),
         latents=columns_of(table, "latent").astype(np.float32),
         inpaint=config.masked_flux == "inpaint",
+        passes=int(inputs.latents.metrics["inpaint"]),
         pixels=_common_pixels(inputs) if config.masked_flux == "common" else everything,
     )
 
@@ -140,6 +141,7 @@ class _Features:
     model: Path
     latents: Floats
     inpaint: bool
+    passes: int
     pixels: NDArray[np.int64]
 
     def of(self, rows: slice) -> Floats:
@@ -152,7 +154,7 @@ class _Features:
         model, inputs_ = load_encoder(self.model)
         flux, ivar, _, _ = inputs_.apply(*read_rest(self.arrays, rows))
         if self.inpaint:
-            found = encode(model, flux, ivar, want_reconstruction=True)
+            found = encode(model, flux, ivar, want_reconstruction=True, inpaint_passes=self.passes)
             assert found.reconstruction is not None
             flux = np.where(ivar > 0, flux, found.reconstruction)
         else:

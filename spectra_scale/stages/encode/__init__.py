@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import EncodeSection, changed_settings
-from spectra_scale.provenance import write_bytes
+from spectra_scale.provenance import read_json, write_bytes
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.stages.encode.calibrate import (
     Found,
@@ -53,11 +53,9 @@ __all__ = [
     "run",
 ]
 
-VERSION = 4
+VERSION = 5
 KIND = "encode"
 PARTS = "parts"
-#: Settings that say how much memory it takes, not what comes out.
-FREE = ("batch",)
 
 
 class EncodeInputs(NamedTuple):
@@ -83,11 +81,10 @@ def recipe(
     sample: str, autoencoder: str, config: EncodeSection, fitted: str | None = None
 ) -> Recipe:
     """What the latents are made from."""
-    settings = {k: v for k, v in changed_settings(config).items() if k not in FREE}
     parents = {"sample": sample, "autoencoder": autoencoder}
     if fitted is not None:
         parents["calibration"] = fitted
-    return Recipe(KIND, VERSION, settings, parents)
+    return Recipe(KIND, VERSION, changed_settings(config), parents)
 
 
 def run(
@@ -131,6 +128,7 @@ def run(
     ).combine_chunks()
     columns = {name: column(table, name) for name in table.column_names}
     metrics: dict[str, Any] = chi2_by_class(columns, label, split)
+    metrics["inpaint"] = how.inpaint
     where = {"place": place.name}
     if found is not None:
         metrics["covariance"] = calibrate(sample, columns, found, fitted)
@@ -164,6 +162,13 @@ def _do(how: How, task: Task | NoiseTask) -> int | Found:
     return encode_shard(how, task) if isinstance(task, Task) else add_noise(how, task)
 
 
+def _passes(model: Artifact, config: EncodeSection) -> int:
+    """How often missing pixels are inpainted: as the job says, else as the model was trained."""
+    if config.inpaint is not None:
+        return config.inpaint
+    return int(read_json(model.path / "model.json")["metadata"].get("inpaint", 0))
+
+
 def _how(sample: Sample, model: Artifact, config: EncodeSection, parts: Path) -> How:
     return How(
         arrays=sample.arrays.resolve(),
@@ -171,7 +176,7 @@ def _how(sample: Sample, model: Artifact, config: EncodeSection, parts: Path) ->
         fingerprint=model.fingerprint,
         parts=parts,
         precision=config.precision,
-        inpaint=config.inpaint,
+        inpaint=_passes(model, config),
         covariance=config.covariance,
         batch=config.batch,
         correlated=sample.artifact.metrics["preset"] == "conserve",

@@ -60,7 +60,7 @@ class How:
     fingerprint: str
     parts: Path
     precision: Literal["auto", "float32", "bfloat16"]
-    inpaint: int | None
+    inpaint: int
     covariance: bool
     batch: int
     correlated: bool
@@ -74,8 +74,7 @@ class How:
         latents: Precision = "bfloat16" if self.precision == "bfloat16" else "float32"
         fast = self.precision == "auto" and bf16_here(model.device)
         jacobian: Precision = "bfloat16" if fast else latents
-        passes = inputs.inpaint if self.inpaint is None else self.inpaint
-        return Propagation(model, inputs, passes, jacobian, latents)
+        return Propagation(model, inputs, self.inpaint, jacobian, latents)
 
 
 @lru_cache(maxsize=2)

@@ -138,7 +138,10 @@ def show(inputs: ReportInputs, rows: NDArray[np.int64]) -> Shown:
     flux = np.concatenate([empty, *(pair[0] for pair in pairs)])
     ivar = np.concatenate([empty, *(pair[1] for pair in pairs)])
     found = inputs_.apply(flux, ivar)
-    encoded = encode(model, found.flux, found.ivar, want_reconstruction=True)
+    passes = int(inputs.artifacts["encode"].metrics["inpaint"])
+    encoded = encode(
+        model, found.flux, found.ivar, want_reconstruction=True, inpaint_passes=passes
+    )
     assert encoded.reconstruction is not None
     shown = np.where(found.ivar > 0, found.flux, np.float32(np.nan))
     return Shown(rows, shown, encoded.reconstruction)

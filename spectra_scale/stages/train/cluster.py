@@ -9,10 +9,12 @@ from pathlib import Path
 from spectra_scale.compute.progress import Progress
 from spectra_scale.config import ComputeSection, TrainSection
 from spectra_scale.errors import SpectraScaleError
-from spectra_scale.models.training import EpochRecord, TorchDistributed
+from spectra_scale.models.training import DivergedError, EpochRecord, TorchDistributed
 from spectra_scale.stages.train.scan import RAY_STATE
 from spectra_scale.stages.train.worker import HISTORY, Training, pick_device, read_history, work
 
+#: What rank 0 leaves when all ranks stopped.
+FAILURE = "failure.txt"
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
     SpectraScaleError
         If the group failed more often than `max_failures` allows.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": 1.0}
@@ -56,14 +58,29 @@ def train_on_ray(training: Training, config: TrainSection, compute: ComputeSecti
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    with _Watch(training.out / HISTORY, training.settings.epochs):
-        result = trainer.fit()
-    if result.error is not None:
+    failure = training.out / FAILURE
+    failure.unlink(missing_ok=True)
+    try:
+        with _Watch(training.out / HISTORY, training.settings.epochs):
+            trainer.fit()
+    except TrainingFailedError as error:
         msg = (
-            f"training stopped after {config.max_failures} restarts: {result.error}. Run the same "
+            f"training stopped after {config.max_failures} restarts: {_why(error)}. Run the same "
             "command again to go on from the last checkpoint."
         )
-        raise SpectraScaleError(msg)
+        raise SpectraScaleError(msg) from error
+    if failure.is_file():
+        raise SpectraScaleError(failure.read_text(encoding="utf-8"))
+
+
+def _why(error: Exception) -> str:
+    """What the first worker that failed said, without Ray's tracebacks."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    first = failures[min(failures)]
+    while isinstance(first.__cause__, Exception):
+        first = first.__cause__
+    lines = str(first).strip().splitlines() or [type(first).__name__]
+    return lines[-1].rstrip(".")
 
 
 def _n_workers(config: TrainSection) -> int | tuple[int, int]:
@@ -88,7 +105,14 @@ def _ray_worker(settings: dict[str, Training]) -> None:
         if record.epoch == training.settings.epochs:
             ray.train.report(record.to_dict())
 
-    work(training, TorchDistributed(), pick_device(), report)
+    comm = TorchDistributed()
+    try:
+        work(training, comm, pick_device(), report)
+    except DivergedError as error:
+        # Every rank finds it alike, and a restart would again: the group ends here, and the driver
+        # says so. Any other error may be of one rank, whom the others would wait for.
+        if comm.rank == 0:
+            (training.out / FAILURE).write_text(str(error), encoding="utf-8")
 
 
 class _Watch:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from spectra_scale.errors import SpectraScaleError
 from spectra_scale.models.autoencoder import Architecture, AutoEncoder, seeded_autoencoder
 from spectra_scale.models.baseline import WeightedPCA
 from spectra_scale.models.batches import VirtualStreams
@@ -122,7 +121,7 @@ def work(
 
     Raises
     ------
-    SpectraScaleError
+    DivergedError
         If the loss diverges; it names the spectra with the largest.
     """
     settings = dataclasses.replace(
@@ -145,11 +144,13 @@ def work(
         )  # fmt: skip
     except DivergedError as error:
         msg = f"{error}{_named(training, error.rows)}"
-        raise SpectraScaleError(msg) from error
+        raise DivergedError(msg, error.rows) from error
     finally:
         if curves is not None:
             curves.close()
     if comm.rank == 0:
+        # Killed after the last checkpoint, the history on disk may lack its last epoch.
+        write_history(training.out / HISTORY, state.history)
         inputs.save(training.out)
         save_loss(training.out, state.loss)
         metadata = {"fill": training.fill, "inpaint": int(settings.inpaint_epochs > 0)}
