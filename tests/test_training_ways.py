@@ -196,6 +196,23 @@ def test_auto_is_bfloat16_where_the_hardware_has_it():
         resolve("half", "cpu")
 
 
+def test_numbers_too_small_to_matter_do_not_slow_a_training_and_come_back_after_it():
+    tiny = torch.tensor([1e-40, 1e-310], dtype=torch.float64)
+
+    def seen():
+        return [float(tiny[0].float() * 0.5), float(tiny[1] * 0.5)]
+
+    before = seen()
+    assert min(before) > 0
+    during, source = [], ArraySource()
+    take = source.take
+    source.take = lambda rows: during.append(seen()) or take(rows)
+    source.resident = True  # read in the thread that trains
+    trained(dataclasses.replace(SETTINGS, epochs=1), source=source)
+    assert [0.0, 0.0] in during
+    assert seen() == before
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_the_gradient_of_the_weighted_squares_is_autograd_s(seed):
     rng = torch.Generator().manual_seed(seed)

@@ -23,6 +23,7 @@ from spectra_scale.models.loading import check_inputs, load_batches
 from spectra_scale.models.meter import Meter
 from spectra_scale.models.misfit import Loss
 from spectra_scale.models.objective import BatchLoss, batch_loss
+from spectra_scale.models.precision import without_denormals
 from spectra_scale.models.records import (
     SUMS,
     DivergedError,
@@ -147,7 +148,8 @@ def train(  # noqa: PLR0913 - three things to learn from, two that say how, four
     if not state.history and not state.batch:
         state.start_chi2 = evaluate(model, source, validation_rows, settings, comm)["chi2"]
     while not is_finished(state, settings):
-        record = _epoch(loop, train_streams, validation_rows)
+        with without_denormals():
+            record = _epoch(loop, train_streams, validation_rows)
         on_epoch(record, state)
     if state.best:
         _restore(loop, state.best)
