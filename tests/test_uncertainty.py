@@ -204,14 +204,6 @@ def test_a_gpu_would_follow_the_fill_as_the_compiled_loops_do():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_of_one_layer_is_its_own_jacobian():
-    flux, ivar = spectra(9, n=3, masked=0)
-    model = seeded_autoencoder(Architecture(40, (), 2), 1)
-    found = Propagation(model, ModelInputs(NONE)).jacobian(flux, ivar)
-    weight = model.encoder[0].weight.detach().numpy()
-    np.testing.assert_array_equal(found, np.repeat(weight[None], 3, axis=0))
-
-
 def test_the_fill_of_all_pixels_is_differentiable_where_only_few_are_valid():
     flux, ivar = spectra(10, n=4)
     ivar[:, 2:] = 0  # two valid pixels for three components
