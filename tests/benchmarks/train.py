@@ -251,8 +251,14 @@ def draw(runs: dict[str, list[tuple[EpochRecord, float, float]]], aim: float, pa
         axes.plot([cpu for _, cpu, _ in history], [r.validation_chi2 for r, *_ in history],
                   label=name)  # fmt: skip
     axes.axhline(aim, color="0.6", lw=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="CPU time, one core (s)",
-             ylabel="validation χ² (eq. 1, capped)")  # fmt: skip
+    axes.set(
+        xscale="log",
+        yscale="log",
+        yticks=[2, 3, 4, 6],
+        yticklabels=["2", "3", "4", "6"],
+        xlabel="CPU time, one core (s)",
+        ylabel="validation χ² (eq. 1, capped)",
+    )
     axes.legend()
     figure.savefig(path, dpi=150)
 
