@@ -351,7 +351,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(240)
 def test_a_driver_that_is_killed_again_and_again_ends_like_an_unbroken_one(tmp_path, tiny_run):
     folder, whole = tmp_path, tiny_run.folder

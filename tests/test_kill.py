@@ -243,19 +243,12 @@ def test_killed_often_at_random_moments(nursery, scenes, tmp_path, name):
 # Workers -----------------------------------------------------------------------------------------
 
 
-def on_workers(names):
-    """The places of these names, whose workers are processes of their own."""
-    kinds = {"processes": (), "distributed": pytest.mark.cluster, "ray": pytest.mark.cluster}
-    places = [pytest.param(name, marks=kinds[name]) for name in names]
-    return pytest.mark.parametrize("executor", places, indirect=True)
-
-
 def all_dead(place, n):
     assert len(place.killed) == n
     assert not any(psutil.pid_exists(number) for number in place.killed)
 
 
-@on_workers(["processes"])
+@pytest.mark.parametrize("executor", ["processes"], indirect=True)
 def test_an_ingest_whose_worker_is_killed_goes_on(executor, scenes, tmp_path):
     scene = scenes.catalogue()
     section = ReleaseSection(name="made", source=(scenes.source,), catalogue=scenes.table)
@@ -282,7 +275,15 @@ WORKERS = (
 )
 
 
-@on_workers(["processes", "distributed", "ray"])
+@pytest.mark.parametrize(
+    "executor",
+    [
+        pytest.param("processes", marks=pytest.mark.exhaustive),
+        pytest.param("distributed", marks=pytest.mark.cluster),
+        pytest.param("ray", marks=pytest.mark.cluster),
+    ],
+    indirect=True,
+)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_whose_workers_are_killed_goes_on(executor, scenes, tmp_path):

@@ -526,7 +526,9 @@ def test_what_is_not_known_is_not_drawn():
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(240)  # 25 s each on two free cores: Ray is started once or twice
-@pytest.mark.parametrize("stages", ["ingest,encode", "train"])
+@pytest.mark.parametrize(
+    "stages", [pytest.param("ingest,encode", marks=pytest.mark.exhaustive), "train"]
+)
 def test_stages_are_measured_on_ray(tmp_path, capsys, stages):
     arguments = ["--out", tmp_path, "--stages", stages, "--mode", "weak", "--workers", 2,
                  "--rows", 256, "--batch", 64, "--epochs", 2, "--set", "mock.n_spectra=200",

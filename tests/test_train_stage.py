@@ -453,6 +453,7 @@ def test_two_ray_workers_see_the_batches_of_one_process_and_learn_the_same(
 
 
 @pytest.mark.cluster
+@pytest.mark.exhaustive
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("executor", ["ray"], indirect=True)
