@@ -158,7 +158,7 @@ def loss_by_epoch(
     given = history.get("baseline") if baseline is None else baseline
     if given is not None and np.isfinite(float(np.asarray(given))):
         linear = float(np.asarray(given))
-        text = f"linear baseline, validation: {linear:.3f}"
+        text = f"linear baseline (eq. 2, not capped): {linear:.3f}"
         axes.axhline(linear, color="#7a4ba0", ls="-.", lw=1.3, label=text)
     if level is not None:
         axes.axhline(level, color="#777777", ls=":", lw=1.3, label=f"{level:g} (paper, Fig. 9)")
