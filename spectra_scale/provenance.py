@@ -12,6 +12,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -110,3 +112,15 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text())
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    try:
+        # getrusage would count what the parent had when it forked this process.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    except (OSError, ValueError):  # no Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

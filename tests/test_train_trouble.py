@@ -116,7 +116,7 @@ STREAM = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
     from spectra_scale.compute.place import Here
-    from spectra_scale.models.meter import peak_memory
+    from spectra_scale.provenance import peak_memory
     from spectra_scale.store.sample import open_sample
     from spectra_scale.stages import train
     from test_train_stage import run

@@ -110,11 +110,14 @@ def spectra_grid(  # noqa: PLR0913  # six arrays of one table and two texts
     if not len(rows):
         say(panels[0, 0], "no spectra")
     figure.supylabel(unit, fontsize=10)
-    note = "Grey bands: masked pixels."
-    note += " Red: reconstruction." if models is not None else ""
-    note = note[:-1] + " and its 1σ." if bands is not None else note
+    notes = [f"{WAVE_LABEL}.", "Grey bands: masked pixels."]
+    if models is not None:
+        notes.append(
+            "Red: reconstruction." if bands is None else "Red: reconstruction and its 1σ."
+        )
     head(figure, heading)
-    figure.supxlabel(f"{WAVE_LABEL}.  {note}", fontsize=10)
+    # Below a single panel they do not fit side by side.
+    figure.supxlabel(("\n" if panels.shape[1] == 1 else "  ").join(notes), fontsize=10)
     return figure
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -11,20 +9,9 @@ from typing import TypeVar
 import torch
 
 from spectra_scale.models.train_inputs import Communicator
+from spectra_scale.provenance import peak_memory
 
 T = TypeVar("T")
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    try:
-        # getrusage would count what the parent had when it forked this process.
-        with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
-            (line,) = (line for line in file if line.startswith("VmHWM"))
-        return float(line.split()[1]) / 1024
-    except (OSError, ValueError):  # no Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 2**20
 
 
 class Meter:

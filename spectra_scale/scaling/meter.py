@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 import psutil
 
 from spectra_scale.compute.place import Place, Work
+from spectra_scale.provenance import peak_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,13 +46,6 @@ class TaskUse:
     process: int
     cpu_seconds: float
     memory_mib: float
-
-
-def peak_memory() -> float:
-    """Most memory this process has ever held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In bytes on macOS, in KiB elsewhere.
-    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def metered(task: Callable[[T], R], item: T) -> tuple[R, TaskUse]:
