@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from spectra_scale.config import Job
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.jobfile import make_job
 from spectra_scale.pipeline import run_job
+from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.stages.train.card_text import CARD
 from spectra_scale.store.artifact import MANIFEST
 from spectra_scale.store.run import Run, open_run
 from spectra_scale.surveys.release import open_release
@@ -184,6 +186,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents[0], sigma, strict=True)),
         "uncertainty of the reconstruction, median": float(np.median(error)),
         **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
+        **_beyond(run, {"z": z, "snr_median": float(quality.snr_median[0])}),
     }
     shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
     return Scored(
@@ -206,6 +209,17 @@ def _correlation(job: Job, rest: RestSpectra) -> Floats | None:
     if job.prepare.preset != "conserve":
         return None
     return neighbour_correlation(rest.redshift, SDSS_NATIVE, rest.grid)
+
+
+def _beyond(run: Run, values: Mapping[str, float]) -> dict[str, str]:
+    """Where a spectrum lies outside of what the model was trained on; nothing if it does not."""
+    trained = read_json(run.folder("train") / CARD)["sample"]
+    found = []
+    for name, value in values.items():
+        least, most = trained[name]["least"], trained[name]["most"]
+        if not least <= value <= most:
+            found.append(f"{name} {value:.4g}, trained on {least:.4g} to {most:.4g}")
+    return {"extrapolated": "; ".join(found)} if found else {}
 
 
 def _calibration(run: Run, n_latent: int) -> Floats:

@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
+from astropy.io import fits
 
 from spectra_scale.apply import apply_to_file
 from spectra_scale.cli import main
@@ -67,6 +68,23 @@ def test_a_file_gets_the_uncertainties_it_has_in_the_run(tiny_run):
     assert scored.facts["latents"].startswith(first)
     assert scored.error.shape == scored.reconstruction.shape
     assert (scored.error > 0).all()
+
+
+def test_a_spectrum_beyond_those_trained_on_is_said_to_be(tiny_run, tmp_path):
+    run = tiny_run.run
+    training = run.sample.training_rows()
+    key = column(run.index, "spectrum_key")[training]
+    catalogue = open_release(run.path / "releases" / "mock").catalogue.to_pylist()
+    record = next(r for r in catalogue if r["source_row"] == 0 and r["spectrum_key"] in key)
+    source = tiny_run.folder / "mock" / record["source_file"]
+    assert "extrapolated" not in apply_to_file(run.path, source).facts
+    far = tmp_path / source.name
+    with fits.open(source) as hdus:
+        hdus[2].data["Z"] = 0.5
+        hdus.writeto(far)
+    said = apply_to_file(run.path, far).facts["extrapolated"]
+    z = column(run.index, "z")[training]
+    assert said == f"z 0.5, trained on {z.min():.4g} to {z.max():.4g}"
 
 
 def test_the_exported_onnx_file_gives_the_latents_of_the_run(run, tmp_path, capsys):
