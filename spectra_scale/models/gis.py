@@ -10,30 +10,40 @@ log-determinants``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spectra_scale.errors import SpectraScaleError
+from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.models.gis_layers import (
-    Floats,
-    Flowing,
     GISSettings,
     LayerRecord,
     Layers,
     Progress,
-    Whitening,
+    Rows,
     check_fit,
-    checked_rows,
     fit_layers,
+)
+from spectra_scale.models.gis_rows import (
+    Floats,
+    Flowing,
+    Whitening,
+    check_batch,
+    checked_rows,
+    checked_weights,
     trimmed_mean,
     whiten_rows,
     whitened,
 )
-from spectra_scale.models.gis_spline import layer_forward, layer_inverse, matrix_rows
+from spectra_scale.models.gis_spline import layer_inverse, matrix_rows
+
+if TYPE_CHECKING:
+    import torch
+
+    from spectra_scale.models.gis_torch import FlowPrecision
 
 __all__ = ["GIS", "GISSettings", "LayerRecord", "p_value", "trimmed_mean"]
 
@@ -87,12 +97,18 @@ class GIS:
         return None if np.isnan(scores).any() else int(np.argmax(scores))
 
     @classmethod
-    def fit(
+    def fit(  # noqa: PLR0913 - the data, how to fit, where to go on from, and where to run
         cls,
         x_train: ArrayLike,
         settings: GISSettings | None = None,
         validation: ArrayLike | None = None,
         progress: Progress | None = None,
+        *,
+        weights: ArrayLike | None = None,
+        validation_weights: ArrayLike | None = None,
+        start: GIS | None = None,
+        device: str | torch.device | None = None,
+        batch: int | None = None,
     ) -> GIS:
         """Fit the flow, layer by layer.
 
@@ -101,11 +117,25 @@ class GIS:
         x_train
             Training rows, shape (n, D); never changed.
         settings
-            Defaults to `GISSettings()`.
+            Defaults to those of `start`, or to `GISSettings()`.
         validation
             Rows that score each layer, shape (m, D); needed for an early stop.
         progress
             Called after each layer with the number of layers and the fields of its `LayerRecord`.
+        weights, validation_weights
+            Weights of the rows, shapes (n,) and (m,), in any unit. Rows whose weight is 0, or less
+            than 1e-8 of the mean, are as if absent; n becomes (sum w)^2 / sum w^2 wherever a
+            default depends on it. None: all rows count alike.
+        start
+            A flow fitted before, to go on from: its whitening and its first
+            ``settings.n_iterations`` layers are kept and scored on these rows, then layers are
+            added. On the same rows, settings and device the result is that of a fit at once, to
+            the bit, also where an early stop cut it.
+        device
+            A device of torch, such as ``"cuda"``. None is the processor, without torch; the two
+            differ by rounding, which the search for directions amplifies: see docs/density.md.
+        batch
+            Rows that a device works on at once; bounds its memory, changes nothing else.
 
         Returns
         -------
@@ -114,17 +144,22 @@ class GIS:
         Raises
         ------
         SpectraScaleError
-            If there are too few rows, rows that are not finite, or a singular covariance.
+            If there are too few rows, rows that are not finite, or a singular covariance; for
+            weights that cannot be used; if the device is not there.
         """
-        settings = GISSettings() if settings is None else settings
-        x = checked_rows(x_train, "x_train")
-        check_fit(x, settings, validation)
-        whitening = whiten_rows(x, whiten=settings.whiten)
-        flowing = [whitened(x, whitening)]
+        settings = _settings_of(settings, start)
+        dims = None if start is None else start.n_dimensions
+        x, mass = _weighted(x_train, weights, "x_train", dims)
+        check_fit(x, settings, validation, mass)
+        if start is None:
+            whitening, known = whiten_rows(x, whiten=settings.whiten, weights=mass), None
+        else:
+            whitening, known = start._whitening, start._layers
+        parts = [(x, mass)]
         if validation is not None:
-            rows = checked_rows(validation, "validation", dims=x.shape[1])
-            flowing.append(whitened(rows, whitening))
-        layers, history = fit_layers(flowing, settings, progress)
+            parts.append(_weighted(validation, validation_weights, "validation", x.shape[1]))
+        flowing = [_rows_on(part, whitening, device, check_batch(batch)) for part in parts]
+        layers, history = fit_layers(flowing, settings, progress, known)
         flow = cls(whitening, layers, settings, history)
         if not settings.early_stop:
             return flow
@@ -133,13 +168,26 @@ class GIS:
         log.info("flow stopped layers=%d fitted=%d", len(kept.frames), len(layers.frames))
         return cls(whitening, kept, settings, history)
 
-    def transform(self, x: ArrayLike) -> tuple[Floats, Floats]:
+    def transform(
+        self,
+        x: ArrayLike,
+        *,
+        device: str | torch.device | None = None,
+        precision: FlowPrecision = "float64",
+        batch: int | None = None,
+    ) -> tuple[Floats, Floats]:
         """Carry data to the normal space.
 
         Parameters
         ----------
         x
             Rows, shape (n, D); never changed.
+        device
+            A device of torch, such as ``"cuda"``; None is the processor, without torch.
+        precision
+            Of the layers' arithmetic on a device; whitening, and what comes back, is float64.
+        batch
+            Rows at once; bounds memory, never changes the result.
 
         Returns
         -------
@@ -148,27 +196,110 @@ class GIS:
             not depend on the other rows.
         """
         rows = checked_rows(x, "x", dims=self.n_dimensions)
-        flowing = whitened(rows, self._whitening)
-        for frame, tables in zip(self._layers.frames, self._layers.tables, strict=True):
-            layer_forward(flowing.z, frame, tables, flowing.logdet)
-        return flowing.z, flowing.logdet
+        if device is not None:
+            from spectra_scale.models import gis_torch
 
-    def log_prob(self, x: ArrayLike) -> Floats:
-        """Log-density of rows x, shape (n, D), in nats per unit volume of x; shape (n,)."""
-        return Flowing(*self.transform(x)).log_prob()
+            place = gis_torch.Place.of(device, precision, check_batch(batch))
+            return gis_torch.transform(rows, self._whitening, self._layers, place)
+        z, logdet = np.empty(rows.shape), np.empty(len(rows))
+        for here in _batches(len(rows), precision, batch):
+            part = whitened(rows[here], self._whitening)
+            for frame, tables in zip(self._layers.frames, self._layers.tables, strict=True):
+                part.push(frame, tables)
+            z[here], logdet[here] = part.z, part.logdet
+        return z, logdet
 
-    def inverse(self, z: ArrayLike) -> Floats:
-        """Carry rows z of the normal space, shape (n, D), back to the data space; shape (n, D)."""
-        rows = checked_rows(z, "z", dims=self.n_dimensions).copy()
-        for frame, tables in zip(
-            self._layers.frames[::-1], self._layers.tables[::-1], strict=True
-        ):
-            layer_inverse(rows, frame, tables)
-        return np.asarray(matrix_rows(rows, self._whitening.inverse) + self._whitening.mean)
+    def log_prob(
+        self,
+        x: ArrayLike,
+        *,
+        device: str | torch.device | None = None,
+        precision: FlowPrecision = "float64",
+        batch: int | None = None,
+    ) -> Floats:
+        """Log-density of rows, in nats per unit volume of x.
 
-    def sample(self, n: int, generator: np.random.Generator) -> Floats:
-        """Draw n rows from the density, shape (n, D)."""
-        return self.inverse(generator.standard_normal((n, self.n_dimensions)))
+        Parameters
+        ----------
+        x
+            Rows, shape (n, D); none is well, too.
+        device, precision, batch
+            As of `transform`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n,).
+        """
+        found = self.transform(x, device=device, precision=precision, batch=batch)
+        return Flowing(*found).log_prob()
+
+    def inverse(
+        self,
+        z: ArrayLike,
+        *,
+        device: str | torch.device | None = None,
+        precision: FlowPrecision = "float64",
+        batch: int | None = None,
+    ) -> Floats:
+        """Carry rows of the normal space back to the data space.
+
+        Parameters
+        ----------
+        z
+            Shape (n, D); never changed.
+        device, precision, batch
+            As of `transform`.
+
+        Returns
+        -------
+        numpy.ndarray
+            x, shape (n, D).
+        """
+        rows = checked_rows(z, "z", dims=self.n_dimensions)
+        if device is not None:
+            from spectra_scale.models import gis_torch
+
+            place = gis_torch.Place.of(device, precision, check_batch(batch))
+            return gis_torch.inverse(rows, self._whitening, self._layers, place)
+        x = np.empty(rows.shape)
+        for here in _batches(len(rows), precision, batch):
+            part = rows[here].copy()
+            for layer in reversed(range(self.n_layers)):
+                layer_inverse(part, self._layers.frames[layer], self._layers.tables[layer])
+            x[here] = matrix_rows(part, self._whitening.inverse) + self._whitening.mean
+        return x
+
+    def sample(
+        self,
+        n: int,
+        generator: np.random.Generator,
+        *,
+        device: str | torch.device | None = None,
+        precision: FlowPrecision = "float64",
+        batch: int | None = None,
+    ) -> Floats:
+        """Draw rows from the density.
+
+        Parameters
+        ----------
+        n
+            How many; 0 is well, too.
+        generator
+            Draws in the normal space, on the processor: a device gives the same rows to rounding.
+        device, precision, batch
+            As of `transform`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n, D).
+        """
+        if n < 0:
+            msg = f"sample was asked for {n} rows; give 0 or more."
+            raise UsageError(msg)
+        z = generator.standard_normal((n, self.n_dimensions))
+        return self.inverse(z, device=device, precision=precision, batch=batch)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the settings as named arrays, for safetensors; see `from_arrays`."""
@@ -219,6 +350,57 @@ class GIS:
             for row in np.asarray(arrays["history"])
         )
         return cls(whitening, Layers(parts["frames"], parts["tables"]), settings, history)
+
+
+def _settings_of(settings: GISSettings | None, start: GIS | None) -> GISSettings:
+    """Settings of a fit; refuses those that `start` cannot go on with."""
+    if start is None:
+        return GISSettings() if settings is None else settings
+    settings = start.settings if settings is None else settings
+    n_slices, n_knots = start._layers.tables.shape[1], start._layers.tables.shape[3]
+    for name, found in (("n_slices", n_slices), ("n_knots", n_knots)):
+        wanted = getattr(settings, name)
+        if wanted not in (None, found):
+            msg = (
+                f"The flow to go on from has {name} = {found}, the settings ask for {wanted}: all "
+                "layers of a flow have the same. Leave the setting out, or fit from nothing."
+            )
+            raise UsageError(msg)
+    return settings
+
+
+def _weighted(
+    rows: ArrayLike, weights: ArrayLike | None, name: str, like: int | None
+) -> tuple[Floats, Floats | None]:
+    """Checked rows of positive weight, and their weights."""
+    found = checked_rows(rows, name, dims=like)
+    kept, mass = checked_weights(weights, len(found), f"the weights of {name}")
+    return (found if kept.all() else found[kept]), mass
+
+
+def _rows_on(
+    part: tuple[Floats, Floats | None],
+    whitening: Whitening,
+    device: str | torch.device | None,
+    batch: int | None,
+) -> Rows:
+    """Rows at the start of a fit, in main memory or on a device."""
+    rows, weights = part
+    if device is None:
+        return whitened(rows, whitening, weights)
+    from spectra_scale.models.gis_torch import Place, TorchRows
+
+    return TorchRows(rows, whitening, Place.of(device, "float64", batch), weights)
+
+
+def _batches(n: int, precision: FlowPrecision, batch: int | None) -> Iterator[slice]:
+    """Rows at once on the processor: all, unless a batch is given."""
+    if precision != "float64":
+        msg = f"precision {precision!r} needs a device; the processor's own loops are in float64."
+        raise UsageError(msg)
+    size = check_batch(batch) or max(n, 1)
+    for start in range(0, n, size):
+        yield slice(start, start + size)
 
 
 def p_value(log_prob: Floats, validation_log_prob: Floats) -> Floats:

@@ -11,7 +11,7 @@ projections in one pass for objective and gradient, at the same speed on every p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numba import njit
@@ -91,15 +91,96 @@ def sliced_distance(x: Floats, frame: Floats, quantiles: Floats) -> Floats:
     return np.asarray(np.mean((projected - quantiles) ** 2, axis=1))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A frame, how far each projected row is from its normal quantile, and the mean square.
+
+    `residuals` is whatever the `Sample` that made the point keeps of them.
+    """
+
+    frame: Floats
+    residuals: Any
+    score: float
+
+
+class Sample(Protocol):
+    """Rows that the ascent looks at, on the host or on a device.
+
+    Frames and gradients are a few numbers and stay on the host in float64; what costs time, to
+    project and rank all rows, is the sample's.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of dimensions."""
+        ...
+
+    def at(self, frame: Floats) -> Point:
+        """Project all rows on the directions, shape (K, D), and compare with the quantiles."""
+        ...
+
+    def slopes(self, point: Point) -> Floats:
+        """Weighted sum over the rows of residual times row, shape (K, D)."""
+        ...
+
+    def distances(self, point: Point) -> Floats:
+        """Mean squared residual of each direction, shape (K,)."""
+        ...
+
+
+class HostSample:
+    """Rows in main memory, looked at by compiled loops.
+
+    Parameters
+    ----------
+    x
+        Rows, shape (n, D), float64.
+    weights
+        Positive weights of mean 1, shape (n,); None if all rows count alike.
+    """
+
+    def __init__(self, x: Floats, weights: Floats | None = None) -> None:
+        self._x, self._weights = x, weights
+        self._rows = np.ascontiguousarray(x.T)
+        self._quantiles = normal_quantiles(len(x))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of dimensions."""
+        return self._x.shape[0], self._x.shape[1]
+
+    def at(self, frame: Floats) -> Point:
+        """Project all rows on the directions, shape (K, D), and compare with the quantiles."""
+        residuals = project(frame, self._rows)
+        if self._weights is None:
+            total = subtract_ranked(residuals, self._quantiles)
+        else:
+            total = _subtract_weighted(residuals, self._weights)
+        return Point(frame, residuals, total / residuals.size)
+
+    def slopes(self, point: Point) -> Floats:
+        """Weighted sum over the rows of residual times row, shape (K, D)."""
+        if self._weights is None:
+            return np.asarray(_products(point.residuals, self._x))
+        return np.asarray(_products(point.residuals * self._weights, self._x))
+
+    def distances(self, point: Point) -> Floats:
+        """Mean squared residual of each direction, shape (K,)."""
+        squares = point.residuals**2
+        return np.asarray(
+            np.mean(squares if self._weights is None else self._weights * squares, axis=1)
+        )
+
+
 def search_directions(
-    x: Floats, n_slices: int, rng: np.random.Generator, settings: AscentSettings
+    x: Floats | Sample, n_slices: int, rng: np.random.Generator, settings: AscentSettings
 ) -> Floats:
     """Find the orthonormal directions along which `x` is least Gaussian.
 
     Parameters
     ----------
     x
-        Rows, shape (n, D), of zero mean and about unit variance.
+        Rows, shape (n, D), of zero mean and about unit variance; or a sample of such rows.
     n_slices
         Number of directions K, at most D.
     rng
@@ -112,14 +193,15 @@ def search_directions(
     numpy.ndarray
         Directions as rows, least Gaussian first, shape (K, D).
     """
-    quantiles = normal_quantiles(len(x))
-    rows = np.ascontiguousarray(x.T)
-    here = _Point.at(random_frame(x.shape[1], n_slices, rng), rows, quantiles)
+    sample: Sample = HostSample(x) if isinstance(x, np.ndarray) else x
+    n, dims = sample.shape
+    here = sample.at(random_frame(dims, n_slices, rng))
     step, scores = _FIRST_STEP, [here.score]
     # In one dimension there is one direction, up to a sign that the spline does not care about.
-    for _ in range(settings.max_steps if x.shape[1] > 1 else 0):
-        slopes = _products(here.residuals, x)
-        found, step = _line_search(rows, here, quantiles, (slopes, 2.0 * step))
+    for _ in range(settings.max_steps if dims > 1 else 0):
+        # The gradient holds the order of the projections fixed, as in the authors' code.
+        gradient = (-2.0 / (n_slices * n)) * sample.slopes(here)
+        found, step = _line_search(sample, here, gradient, 2.0 * step)
         if found is None:
             break
         moved = float(np.abs(found.frame - here.frame).max())
@@ -127,22 +209,38 @@ def search_directions(
         scores.append(here.score)
         if moved < _LEAST_MOVE or _settled(scores, settings):
             break
-    order = np.argsort(-np.mean(here.residuals**2, axis=1), kind="stable")
+    order = np.argsort(-sample.distances(here), kind="stable")
     return _orthonormal_rows(here.frame[order])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Point:
-    """A frame, how far each projected row is from its normal quantile, and the mean square."""
+def weighted_levels(order: NDArray[np.int64], weights: Floats) -> Floats:
+    """Mid-rank levels of ordered values: the weight below, and half of the value's own, over all.
 
-    frame: Floats
-    residuals: Floats
-    score: float
+    Parameters
+    ----------
+    order
+        Row numbers in increasing order of the values, shape (n,).
+    weights
+        Positive weights of the rows, shape (n,).
 
-    @classmethod
-    def at(cls, frame: Floats, rows: Floats, quantiles: Floats) -> _Point:
-        residuals = project(frame, rows)
-        return cls(frame, residuals, subtract_ranked(residuals, quantiles) / residuals.size)
+    Returns
+    -------
+    numpy.ndarray
+        In (0, 1), in the order of `order`, shape (n,). With equal weights (i + 1/2) / n.
+    """
+    ordered = weights[order]
+    reached = np.cumsum(ordered)
+    return np.asarray((reached - 0.5 * ordered) / reached[-1])
+
+
+def _subtract_weighted(projected: Floats, weights: Floats) -> float:
+    """`subtract_ranked` for weighted rows; the sum of squares is weighted."""
+    total = 0.0
+    for values in projected:
+        order = np.argsort(values.astype(np.float32), kind="stable")
+        values[order] -= ndtri(weighted_levels(order, weights))
+        total += float(np.sum(weights * values**2))
+    return total
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
@@ -264,17 +362,14 @@ def _cayley(frame: Floats, skew: Floats, step: float) -> Floats:
 
 
 def _line_search(
-    rows: Floats, here: _Point, quantiles: Floats, way: tuple[Floats, float]
-) -> tuple[_Point | None, float]:
+    sample: Sample, here: Point, gradient: Floats, step: float
+) -> tuple[Point | None, float]:
     """Halve the step until the objective rises by half of what the slope promises (Armijo)."""
-    # The gradient holds the order of the projections fixed, as in the authors' code.
-    gradient = (-2.0 / here.residuals.size) * way[0]
     skew = here.frame.T @ gradient - gradient.T @ here.frame
     rise = float(np.sum(gradient * (here.frame @ skew)))
-    step = way[1]
     for _ in range(_MAX_HALVINGS):
         step *= 0.5
-        trial = _Point.at(_cayley(here.frame, skew, step), rows, quantiles)
+        trial = sample.at(_cayley(here.frame, skew, step))
         if trial.score >= here.score + _ARMIJO * rise * step:
             return trial, step
     return None, step

@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spectra_scale.errors import SpectraScaleError, UsageError
-from spectra_scale.models.gis_directions import AscentSettings, project, search_directions
-from spectra_scale.models.gis_kde import Tail, fit_slice, gaussian_scores, knot_count
-from spectra_scale.models.gis_spline import layer_forward, matrix_rows, shrink
+from spectra_scale.models.gis_directions import AscentSettings, Sample, search_directions
+from spectra_scale.models.gis_kde import (
+    Tail,
+    effective_count,
+    fit_slice,
+    gaussian_scores,
+    knot_count,
+)
+from spectra_scale.models.gis_rows import Floats
+from spectra_scale.models.gis_spline import shrink
 
-Floats: TypeAlias = NDArray[np.float64]
 Progress: TypeAlias = Callable[[int, dict[str, float]], None]
 
 MIN_ROWS = 50
@@ -107,16 +113,6 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Whitening:
-    """``z = matrix (x - mean)`` and back, with the constant log-determinant."""
-
-    mean: Floats
-    matrix: Floats
-    inverse: Floats
-    logdet: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Layers:
     """Frames, shape (T, K, D), and splines, shape (T, K, 3, M), of T layers."""
 
@@ -124,22 +120,41 @@ class Layers:
     tables: Floats
 
 
-@dataclass(slots=True, eq=False)
-class Flowing:
-    """Rows on their way through the flow, and their log-determinants so far."""
+class Rows(Protocol):
+    """Rows on their way through the flow: `Flowing` in main memory, or their like on a device."""
 
-    z: Floats
-    logdet: Floats
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of dimensions."""
+        ...
 
-    def log_prob(self) -> Floats:
-        """Log-density of the rows if the flow ended here, shape (n,)."""
-        dims = self.z.shape[1]
-        square = np.einsum("ij,ij->i", self.z, self.z)
-        return np.asarray(self.logdet - 0.5 * square - 0.5 * dims * np.log(2 * np.pi))
+    @property
+    def effective(self) -> float:
+        """Effective number of rows, (sum w)^2 / sum w^2."""
+        ...
+
+    def score(self, trim: float) -> tuple[float, float]:
+        """Mean log-density if the flow ended here, and the mean without the lowest `trim`."""
+        ...
+
+    def push(self, frame: Floats, tables: Floats) -> None:
+        """Carry the rows through one layer."""
+        ...
+
+    def sample(self, picked: NDArray[np.int64] | None) -> Sample:
+        """Some of the rows by number, or all, for the direction search."""
+        ...
+
+    def slices(self, frame: Floats) -> Iterator[tuple[Floats, Floats | None]]:
+        """Yield the projections on each direction, (n,) ascending, and their weights if any."""
+        ...
 
 
 def fit_layers(
-    flowing: list[Flowing], settings: GISSettings, progress: Progress | None
+    flowing: Sequence[Rows],
+    settings: GISSettings,
+    progress: Progress | None = None,
+    start: Layers | None = None,
 ) -> tuple[Layers, tuple[LayerRecord, ...]]:
     """Fit layer after layer, each on what the ones before left.
 
@@ -151,38 +166,47 @@ def fit_layers(
         See `GISSettings`.
     progress
         Called after each layer.
+    start
+        Layers fitted before: taken as they are, and scored as if they were fitted now.
 
     Returns
     -------
     tuple
         All layers fitted, and the records of layer 0 (the whitening) and of each layer.
     """
-    n, dims = flowing[0].z.shape
-    n_slices, n_knots = _shape_of_layer(n, dims, settings)
-    frames, tables = np.empty((0, n_slices, dims)), np.empty((0, n_slices, 3, n_knots))
+    n, dims = flowing[0].shape
+    known = [] if start is None else list(zip(start.frames, start.tables, strict=True))
+    n_slices, n_knots = shape_of_layer(flowing[0], settings)
+    if start is not None:
+        n_slices, n_knots = start.tables.shape[1], start.tables.shape[3]
     found: list[tuple[Floats, Floats]] = []
     history = [_record(flowing, settings, layer=0)]
     scores = gaussian_scores(n)
     for layer in range(1, settings.n_iterations + 1):
         # A generator of its own for each layer: no layer depends on how much the others drew.
         rng = np.random.default_rng([settings.seed, layer])
-        frame, spline = _fit_layer(flowing[0].z, (scores, n_slices, n_knots), settings, rng)
+        if layer <= len(known):
+            frame, spline = known[layer - 1]
+        else:
+            frame, spline = _fit_layer(flowing[0], (scores, n_slices, n_knots), settings, rng)
         for part in flowing:
-            layer_forward(part.z, frame, spline, part.logdet)
+            part.push(frame, spline)
         found.append((frame, spline))
         history.append(_record(flowing, settings, layer=layer))
         if progress is not None:
             progress(layer, asdict(history[-1]))
         if settings.early_stop and _stalled(history, settings):
             break
+    frames, tables = np.empty((0, n_slices, dims)), np.empty((0, n_slices, 3, n_knots))
     if found:
         frames = np.stack([frame for frame, _ in found])
         tables = np.stack([spline for _, spline in found])
     return Layers(frames, tables), tuple(history)
 
 
-def _shape_of_layer(n: int, dims: int, settings: GISSettings) -> tuple[int, int]:
+def shape_of_layer(rows: Rows, settings: GISSettings) -> tuple[int, int]:
     """Number of slices and of knots of every layer."""
+    n, dims = rows.effective, rows.shape[1]
     n_slices = dims if dims <= 8 or n < 20 * dims else 8
     if settings.n_slices is not None:
         n_slices = settings.n_slices
@@ -191,37 +215,37 @@ def _shape_of_layer(n: int, dims: int, settings: GISSettings) -> tuple[int, int]
 
 
 def _fit_layer(
-    z: Floats,
+    rows: Rows,
     shape: tuple[Floats, int, int],
     settings: GISSettings,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     scores, n_slices, n_knots = shape
-    seen = z
-    if len(z) > settings.subsample:
-        seen = z[rng.choice(len(z), settings.subsample, replace=False)]
+    n, picked = rows.shape[0], None
+    if n > settings.subsample:
+        picked = rng.choice(n, settings.subsample, replace=False)
     ascent = AscentSettings(max_steps=settings.max_steps, tolerance=settings.tolerance)
-    frame = search_directions(seen, n_slices, rng, ascent)
-    slices = np.sort(project(frame, np.ascontiguousarray(z.T)), axis=1)
-    inner, tail = _shrinkage(len(z), settings)
-    tables = [
-        shrink(fit_slice(u, scores, n_knots, settings.tail, rng), inner, tail) for u in slices
-    ]
+    frame = search_directions(rows.sample(picked), n_slices, rng, ascent)
+    inner, tail = _shrinkage(rows.effective, settings)
+    tables = []
+    for u, weights in rows.slices(frame):
+        ranks = scores if weights is None else None
+        table = fit_slice(u, ranks, n_knots, settings.tail, rng, weights)
+        tables.append(shrink(table, inner, tail))
     return frame, np.stack(tables)
 
 
-def _shrinkage(n: int, settings: GISSettings) -> tuple[float, float]:
+def _shrinkage(n: float, settings: GISSettings) -> tuple[float, float]:
     if settings.shrinkage is not None:
         return settings.shrinkage
-    inner = 1.0 - 0.02 * np.log10(n)
-    return inner, inner if settings.tail == "midrank" else 1.0 - 0.001 * np.log10(n)
+    inner = float(1.0 - 0.02 * np.log10(n))
+    return inner, inner if settings.tail == "midrank" else float(1.0 - 0.001 * np.log10(n))
 
 
-def _record(flowing: list[Flowing], settings: GISSettings, *, layer: int) -> LayerRecord:
-    scores = [part.log_prob() for part in flowing]
-    means = [float(np.mean(score)) for score in scores] + [np.nan]
-    trimmed = [trimmed_mean(score, settings.trim) for score in scores] + [np.nan]
-    return LayerRecord(layer, means[0], trimmed[0], means[1], trimmed[1])
+def _record(flowing: Sequence[Rows], settings: GISSettings, *, layer: int) -> LayerRecord:
+    scores = [part.score(settings.trim) for part in flowing]
+    train, validation = (*scores, (np.nan, np.nan))[:2]
+    return LayerRecord(layer, *train, *validation)
 
 
 def _stalled(history: list[LayerRecord], settings: GISSettings) -> bool:
@@ -236,99 +260,12 @@ def _stalled(history: list[LayerRecord], settings: GISSettings) -> bool:
     return history[-1].layer - last >= settings.patience
 
 
-def whitened(rows: Floats, whitening: Whitening) -> Flowing:
-    """Start rows, shape (n, D), on their way; they are copied."""
-    z = matrix_rows(rows - whitening.mean, whitening.matrix)
-    return Flowing(z, np.full(len(rows), whitening.logdet))
-
-
-def whiten_rows(x: Floats, *, whiten: bool) -> Whitening:
-    """Mean and the matrix that gives rows unit covariance, directions of most variance first.
-
-    Parameters
-    ----------
-    x
-        Rows, shape (n, D) with n > D.
-    whiten
-        If false, the identity.
-
-    Returns
-    -------
-    Whitening
-
-    Raises
-    ------
-    SpectraScaleError
-        If the covariance is singular; the message names the dimensions.
-    """
-    dims = x.shape[1]
-    if not whiten:
-        return Whitening(np.zeros(dims), np.eye(dims), np.eye(dims), 0.0)
-    centred = x - x.mean(axis=0)
-    covariance = centred.T @ centred / (len(x) - 1)
-    values, vectors = np.linalg.eigh(covariance)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    _check_covariance(covariance, values, vectors)
-    # LAPACK leaves the signs open; the largest component of each direction is made positive.
-    largest = vectors[np.argmax(np.abs(vectors), axis=0), np.arange(dims)]
-    vectors = vectors * np.sign(largest)
-    scale = np.sqrt(values)
-    return Whitening(
-        mean=x.mean(axis=0),
-        matrix=np.ascontiguousarray((vectors / scale).T),
-        inverse=np.ascontiguousarray(vectors * scale),
-        logdet=-float(np.sum(np.log(scale))),
-    )
-
-
-def _check_covariance(covariance: Floats, values: Floats, vectors: Floats) -> None:
-    floor = 1e-14 * max(values[0], np.finfo(np.float64).tiny) * len(values)
-    if values[-1] > floor:
-        return
-    null = np.abs(vectors[:, values <= floor])
-    dims = sorted({int(d) for d in np.argwhere(null > 0.1 * null.max(axis=0))[:, 0]})
-    constant = [d for d in range(len(values)) if covariance[d, d] == 0]
-    msg = (
-        f"The covariance of x_train is singular: dimensions {dims} depend on one another"
-        f"{f' and {constant} are constant' if constant else ''} (smallest eigenvalue "
-        f"{values[-1]:.2g}, largest {values[0]:.2g}). A density needs independent dimensions: "
-        "leave out such latents, or train the auto-encoder with fewer."
-    )
-    raise SpectraScaleError(msg)
-
-
-def trimmed_mean(values: Floats, trim: float) -> float:
-    """Mean without the lowest `trim` of the values, at least one of them."""
-    dropped = min(max(int(np.ceil(trim * len(values))), 1), len(values) - 1) if trim > 0 else 0
-    return float(np.mean(np.sort(values)[dropped:]))
-
-
-def checked_rows(values: ArrayLike, name: str, dims: int | None = None) -> Floats:
-    """Rows as contiguous float64, shape (n, dims), all finite.
-
-    Raises
-    ------
-    SpectraScaleError
-        For another shape, NaN or infinity.
-    """
-    rows = np.ascontiguousarray(values, dtype=np.float64)
-    if rows.ndim != 2 or (dims is not None and rows.shape[1] != dims):
-        msg = (
-            f"{name} has shape {rows.shape}, but rows of shape (n, {dims or 'dimensions'}) are "
-            "needed. Pass one object a row."
-        )
-        raise SpectraScaleError(msg)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        msg = (
-            f"{name} has {len(bad)} of {len(rows)} rows with NaN or infinity, the first at row "
-            f"{bad[0]}. Drop or repair them before the density."
-        )
-        raise SpectraScaleError(msg)
-    return rows
-
-
-def check_fit(x: Floats, settings: GISSettings, validation: ArrayLike | None) -> None:
+def check_fit(
+    x: Floats,
+    settings: GISSettings,
+    validation: ArrayLike | None,
+    weights: Floats | None = None,
+) -> None:
     """Refuse too few rows and settings that cannot work for rows of shape (n, D).
 
     Raises
@@ -336,18 +273,25 @@ def check_fit(x: Floats, settings: GISSettings, validation: ArrayLike | None) ->
     SpectraScaleError
         With what was found, what is needed and what to do.
     """
-    n, dims = x.shape
+    dims = x.shape[1]
+    n = int(effective_count(weights, len(x)))
     if n < MIN_ROWS or n <= dims:
         msg = (
-            f"x_train has {n} rows of {dims} dimensions; a density needs at least {MIN_ROWS} rows "
-            f"and more than {dims}. Use more objects or fewer latents."
+            f"x_train has {'effectively ' if weights is not None else ''}{n} rows of {dims} "
+            f"dimensions; a density needs at least {MIN_ROWS} rows and more than {dims}. Use more "
+            "objects or fewer latents."
         )
+        raise SpectraScaleError(msg)
+    if validation is not None and len(np.asarray(validation)) == 0:
+        msg = "validation has no rows, so no layer could be scored. Leave it out, or give some."
         raise SpectraScaleError(msg)
     wrong = [
         (settings.early_stop and validation is None, "early_stop needs validation rows"),
         (not 1 <= (settings.n_slices or 1) <= dims, f"n_slices must lie in 1 .. {dims}"),
         ((settings.n_knots or 4) < 4, "n_knots must be at least 4"),
         (settings.n_iterations < 0, "n_iterations must not be negative"),
+        (settings.subsample < 2, "subsample must be at least 2"),
+        (settings.max_steps < 0, "max_steps must not be negative"),
         (not 0 <= settings.trim < 1, "trim must lie in [0, 1)"),
         (settings.tail not in ("midrank", "regression"), "tail must be midrank or regression"),
         (not all(0 <= a < 1 for a in settings.shrinkage or ()), "shrinkage must lie in [0, 1)"),
