@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.errors import UsageError
+from spectra_scale.models.gis_file import Parts, read_flow, write_flow
 from spectra_scale.models.gis_layers import (
     GISSettings,
     LayerRecord,
@@ -33,8 +34,8 @@ from spectra_scale.models.gis_rows import (
     Whitening,
     check_batch,
     checked_rows,
-    checked_weights,
     trimmed_mean,
+    weighted_rows,
     whiten_rows,
     whitened,
 )
@@ -149,7 +150,7 @@ class GIS:
         """
         settings = _settings_of(settings, start)
         dims = None if start is None else start.n_dimensions
-        x, mass = _weighted(x_train, weights, "x_train", dims)
+        x, mass = weighted_rows(x_train, weights, "x_train", dims)
         check_fit(x, settings, validation, mass)
         if start is None:
             whitening, known = whiten_rows(x, whiten=settings.whiten, weights=mass), None
@@ -157,7 +158,7 @@ class GIS:
             whitening, known = start._whitening, start._layers
         parts = [(x, mass)]
         if validation is not None:
-            parts.append(_weighted(validation, validation_weights, "validation", x.shape[1]))
+            parts.append(weighted_rows(validation, validation_weights, "validation", x.shape[1]))
         flowing = [_rows_on(part, whitening, device, check_batch(batch)) for part in parts]
         layers, history = fit_layers(flowing, settings, progress, known)
         flow = cls(whitening, layers, settings, history)
@@ -302,18 +303,8 @@ class GIS:
         return self.inverse(z, device=device, precision=precision, batch=batch)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything but the settings as named arrays, for safetensors; see `from_arrays`."""
-        names = [field.name for field in fields(LayerRecord)]
-        rows = [[float(getattr(record, name)) for name in names] for record in self.history]
-        return {
-            "mean": self._whitening.mean.copy(),
-            "whitening": self._whitening.matrix.copy(),
-            "unwhitening": self._whitening.inverse.copy(),
-            "whitening_logdet": np.array([self._whitening.logdet]),
-            "frames": self._layers.frames.copy(),
-            "tables": self._layers.tables.copy(),
-            "history": np.array(rows, dtype=np.float64).reshape(-1, len(names)),
-        }
+        """Everything but the settings as named arrays; see `from_arrays`."""
+        return Parts(self._whitening, self._layers, self.history).to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: GISSettings) -> GIS:
@@ -322,34 +313,27 @@ class GIS:
         Raises
         ------
         SpectraScaleError
-            If an array is missing.
+            If an array is missing, or their shapes or values do not make a flow.
         """
-        wanted = ("mean", "whitening", "unwhitening", "whitening_logdet", "frames", "tables")
-        missing = [name for name in (*wanted, "history") if name not in arrays]
-        if missing:
-            msg = (
-                f"The arrays of the flow lack {', '.join(missing)}; found {sorted(arrays)}. "
-                "They are not those that GIS.to_arrays wrote: fit the density again."
-            )
-            raise SpectraScaleError(msg)
-        if np.asarray(arrays["history"]).shape[1:] != (len(fields(LayerRecord)),):
-            msg = (
-                f"The flow's history has shape {np.asarray(arrays['history']).shape}, expected "
-                f"{len(fields(LayerRecord))} columns: another version wrote it. Fit it again."
-            )
-            raise SpectraScaleError(msg)
-        parts = {name: np.array(arrays[name], dtype=np.float64, order="C") for name in wanted}
-        whitening = Whitening(
-            mean=parts["mean"],
-            matrix=parts["whitening"],
-            inverse=parts["unwhitening"],
-            logdet=float(parts["whitening_logdet"][0]),
-        )
-        history = tuple(
-            LayerRecord(int(row[0]), *(float(value) for value in row[1:]))
-            for row in np.asarray(arrays["history"])
-        )
-        return cls(whitening, Layers(parts["frames"], parts["tables"]), settings, history)
+        parts = Parts.from_arrays(arrays)
+        return cls(parts.whitening, parts.layers, settings, parts.history)
+
+    def save(self, path: str | Path) -> None:
+        """Write arrays and settings as one safetensors file, whole or not at all."""
+        parts = Parts(self._whitening, self._layers, self.history)
+        write_flow(Path(path), parts, self.settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> GIS:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        SpectraScaleError
+            If there is no such file, or it is damaged, no flow, or of another version.
+        """
+        parts, settings = read_flow(Path(path))
+        return cls(parts.whitening, parts.layers, settings, parts.history)
 
 
 def _settings_of(settings: GISSettings | None, start: GIS | None) -> GISSettings:
@@ -367,15 +351,6 @@ def _settings_of(settings: GISSettings | None, start: GIS | None) -> GISSettings
             )
             raise UsageError(msg)
     return settings
-
-
-def _weighted(
-    rows: ArrayLike, weights: ArrayLike | None, name: str, like: int | None
-) -> tuple[Floats, Floats | None]:
-    """Checked rows of positive weight, and their weights."""
-    found = checked_rows(rows, name, dims=like)
-    kept, mass = checked_weights(weights, len(found), f"the weights of {name}")
-    return (found if kept.all() else found[kept]), mass
 
 
 def _rows_on(

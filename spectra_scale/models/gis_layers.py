@@ -282,9 +282,6 @@ def check_fit(
             "objects or fewer latents."
         )
         raise SpectraScaleError(msg)
-    if validation is not None and len(np.asarray(validation)) == 0:
-        msg = "validation has no rows, so no layer could be scored. Leave it out, or give some."
-        raise SpectraScaleError(msg)
     wrong = [
         (settings.early_stop and validation is None, "early_stop needs validation rows"),
         (not 1 <= (settings.n_slices or 1) <= dims, f"n_slices must lie in 1 .. {dims}"),

@@ -128,19 +128,34 @@ def whiten_rows(x: Floats, *, whiten: bool, weights: Floats | None = None) -> Wh
     if not whiten:
         return Whitening(np.zeros(dims), np.eye(dims), np.eye(dims), 0.0)
     mean, covariance = _moments(x, weights)
-    values, vectors = np.linalg.eigh(covariance)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    _check_covariance(covariance, values, vectors)
+    unit, (values, vectors) = np.ones(dims), _eigen(covariance)
+    if values[-1] <= _floor(values):
+        # Columns of very different size are no fault: in units of their spread they are alike.
+        unit = np.sqrt(np.diag(covariance))
+        unit[unit == 0] = 1.0
+        values, vectors = _eigen(covariance / np.outer(unit, unit))
+        _check_covariance(covariance, values, vectors)
     # LAPACK leaves the signs open; the largest component of each direction is made positive.
     largest = vectors[np.argmax(np.abs(vectors), axis=0), np.arange(dims)]
     vectors = vectors * np.sign(largest)
     scale = np.sqrt(values)
     return Whitening(
         mean=mean,
-        matrix=np.ascontiguousarray((vectors / scale).T),
-        inverse=np.ascontiguousarray(vectors * scale),
-        logdet=-float(np.sum(np.log(scale))),
+        matrix=np.ascontiguousarray((vectors / scale).T / unit),
+        inverse=np.ascontiguousarray(vectors * scale * unit[:, None]),
+        logdet=-float(np.sum(np.log(scale)) + np.sum(np.log(unit))),
     )
+
+
+def _eigen(matrix: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues, descending, and eigenvectors as columns."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray(values[::-1]), np.asarray(vectors[:, ::-1])
+
+
+def _floor(values: Floats) -> float:
+    """Eigenvalue below which rounding is all that is left of one."""
+    return float(1e-14 * max(values[0], np.finfo(np.float64).tiny) * len(values))
 
 
 def _moments(x: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
@@ -158,7 +173,7 @@ def _moments(x: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
 
 
 def _check_covariance(covariance: Floats, values: Floats, vectors: Floats) -> None:
-    floor = 1e-14 * max(values[0], np.finfo(np.float64).tiny) * len(values)
+    floor = _floor(values)
     if values[-1] > floor:
         return
     null = np.abs(vectors[:, values <= floor])
@@ -166,9 +181,9 @@ def _check_covariance(covariance: Floats, values: Floats, vectors: Floats) -> No
     constant = [d for d in range(len(values)) if covariance[d, d] == 0]
     msg = (
         f"The covariance of x_train is singular: dimensions {dims} depend on one another"
-        f"{f' and {constant} are constant' if constant else ''} (smallest eigenvalue "
-        f"{values[-1]:.2g}, largest {values[0]:.2g}). A density needs independent dimensions: "
-        "leave out such latents, or train the auto-encoder with fewer."
+        f"{f' and {constant} are constant' if constant else ''} (smallest eigenvalue of "
+        f"the correlation {values[-1]:.2g}, largest {values[0]:.2g}). A density needs independent "
+        "dimensions: leave out such latents, or train the auto-encoder with fewer."
     )
     raise SpectraScaleError(msg)
 
@@ -200,7 +215,7 @@ def checked_rows(values: ArrayLike, name: str, dims: int | None = None) -> Float
     if rows.ndim != 2 or (dims is not None and rows.shape[1] != dims):
         msg = (
             f"{name} has shape {rows.shape}, but rows of shape (n, {dims or 'dimensions'}) are "
-            "needed. Pass one object a row."
+            "needed. Pass one object a row, with the dimensions the flow was fitted on."
         )
         raise SpectraScaleError(msg)
     if rows.shape[1] == 0:
@@ -217,6 +232,9 @@ def checked_rows(values: ArrayLike, name: str, dims: int | None = None) -> Float
 
 
 def _as_float64(values: ArrayLike, name: str) -> Floats:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        msg = f"{name} has masked values. Drop or fill them before the density."
+        raise SpectraScaleError(msg)
     try:
         found: NDArray[Any] = np.asarray(values)
     except ValueError as error:  # rows of unequal length
@@ -228,7 +246,7 @@ def _as_float64(values: ArrayLike, name: str) -> Floats:
             "float64 first."
         )
         raise SpectraScaleError(msg)
-    return np.ascontiguousarray(found, dtype=np.float64)
+    return np.asarray(found, dtype=np.float64, order="C")
 
 
 def checked_weights(
@@ -269,7 +287,7 @@ def checked_weights(
             f"{given[bad[0]]} at row {bad[0]}. Give such rows the weight 0 to leave them out."
         )
         raise SpectraScaleError(msg)
-    if n == 0 or not given.any():
+    if not given.any():
         msg = (
             f"{name} holds no positive weight, so no row would count. Leave it out for equal ones."
         )
@@ -279,6 +297,24 @@ def checked_weights(
     kept = given > LEAST_WEIGHT * given[given > 0].mean()
     found = given[kept] / given[kept].mean()
     return kept, None if (found == found[0]).all() else found
+
+
+def weighted_rows(
+    rows: ArrayLike, weights: ArrayLike | None, name: str, dims: int | None
+) -> tuple[Floats, Floats | None]:
+    """Rows of positive weight, and their weights of mean 1; see `checked_rows`.
+
+    Raises
+    ------
+    SpectraScaleError
+        As `checked_rows` and `checked_weights`, and for no rows at all.
+    """
+    found = checked_rows(rows, name, dims=dims)
+    if len(found) == 0:
+        msg = f"{name} has no rows. Give some, or leave it out."
+        raise SpectraScaleError(msg)
+    kept, mass = checked_weights(weights, len(found), f"weights of {name}")
+    return (found if kept.all() else found[kept]), mass
 
 
 def check_batch(batch: int | None) -> int | None:
