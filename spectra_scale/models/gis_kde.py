@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.fft import irfft, rfft
 from scipy.special import ndtr, ndtri
@@ -75,14 +76,8 @@ def binned_cdf(u: Floats, width: float, points: Floats, weights: Floats | None =
     wanted = 2 ** int(np.ceil(np.log2(span / width * _CELLS_PER_WIDTH)))
     cells = min(max(wanted, MIN_CELLS), MAX_CELLS)
     step = span / (cells - 1)
-    place = (u - start) / step
-    within = (place >= 0) & (place < cells - 1)
-    inside, mass = place[within], (1.0 if weights is None else weights[within])
-    cell = inside.astype(np.int64)
-    share = inside - cell
-    histogram = np.bincount(cell, weights=(1.0 - share) * mass, minlength=cells)
-    histogram += np.bincount(cell + 1, weights=share * mass, minlength=cells)
-    below = np.count_nonzero(place < 0) if weights is None else np.sum(weights[place < 0])
+    mass = np.empty(0) if weights is None else weights
+    histogram, below = _linear_histogram(u, mass, (start, step), cells)
     lags = np.arange(cells) * (step / width)
     # Lags 0 .. cells-1, one unused lag, then the negative ones: a circular convolution of twice
     # the length never wraps around.
@@ -91,6 +86,29 @@ def binned_cdf(u: Floats, width: float, points: Floats, weights: Floats | None =
     grid = start + step * np.arange(cells)
     cdf = (smooth + below) / (len(u) if weights is None else np.sum(weights))
     return np.asarray(np.clip(np.interp(points, grid, cdf), 0.0, 1.0))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
+def _linear_histogram(
+    u: Floats, weights: Floats, grid: tuple[float, float], cells: int
+) -> tuple[Floats, float]:
+    """Divide each value among the two grid points (start, step) beside it; and what lies below.
+
+    Values beyond the last point are left out. No `weights` (shape (0,)) are ones.
+    """
+    left, right, below = np.zeros(cells), np.zeros(cells), 0.0
+    start, step = grid
+    for i in range(len(u)):
+        place, mass = (u[i] - start) / step, 1.0
+        if len(weights) > 0:
+            mass = weights[i]
+        if place < 0:
+            below += mass
+        elif place < cells - 1:
+            cell = int(place)
+            left[cell] += (1.0 - (place - cell)) * mass
+            right[cell + 1] += (place - cell) * mass
+    return left + right, below
 
 
 def knot_count(n: float) -> int:
