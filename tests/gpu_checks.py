@@ -57,12 +57,15 @@ def flow_is_the_same(device: str) -> None:
     x = chain(1000, rng)
     flow = GIS.fit(x, SETTINGS)
     held_out = np.concatenate([chain(2000, rng), 1e3 * rng.standard_normal((20, 10))])
+    given = held_out.copy()
     z, logdet = flow.transform(held_out)
     on_device, volume = flow.transform(held_out, device=device)
     # Three layers of float64 at |z| up to 1e3: 1e-13 a layer, stretched by slopes of the tails.
     np.testing.assert_allclose(on_device, z, rtol=1e-10, atol=1e-9)
     np.testing.assert_allclose(volume, logdet, rtol=0, atol=1e-9)
     np.testing.assert_allclose(flow.inverse(z, device=device), flow.inverse(z), atol=1e-9)
+    np.testing.assert_array_equal(held_out, given)
+    np.testing.assert_array_equal(z, flow.transform(given)[0])
 
 
 def search_agrees(device: str) -> None:

@@ -69,8 +69,13 @@ class Place:
 
     def tensor(self, values: NDArray[np.generic]) -> Tensor:
         """Copy of an array on the device; float64 arrays become this place's type."""
-        found = torch.from_numpy(np.array(values)).to(self.device)
+        found = _on_device(values, self.device)
         return found.to(self.dtype) if found.dtype == torch.float64 else found
+
+
+def _on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    # torch warns about arrays that cannot be written to: those are copied.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +181,7 @@ def transform(
         volume = torch.full(part.shape[1:], whitening.logdet, dtype=place.dtype).to(place.device)
         for frame, splines in loaded:
             _push(part, frame, splines, volume)
-        z[here], logdet[here] = part.T.cpu().numpy(), volume.cpu().numpy()
+        z[here], logdet[here] = part.T.contiguous().cpu().numpy(), volume.cpu().numpy()
     return z, logdet
 
 
@@ -184,15 +189,15 @@ def inverse(rows: Floats, whitening: Whitening, layers: Layers, place: Place) ->
     """`GIS.inverse` of checked rows, shape (n, D), on a device."""
     x = np.empty(rows.shape)
     loaded = _loaded(layers, place)[::-1]
-    matrix, mean = (
-        torch.from_numpy(each).to(place.device) for each in (whitening.inverse, whitening.mean)
-    )
+    matrix, mean = (_on_device(v, place.device) for v in (whitening.inverse, whitening.mean))
     for start in range(0, len(rows), place.batch):
         here = slice(start, start + place.batch)
-        part = place.tensor(rows[here].T)
+        # Turned on the device; a copy even of one row, as it is changed in place.
+        part = place.tensor(rows[here]).T.clone(memory_format=torch.contiguous_format)
         for frame, splines in loaded:
             _pull(part, frame, splines)
-        x[here] = (project(matrix, part.double()) + mean[:, None]).T.cpu().numpy()
+        found = project(matrix, part.double()) + mean[:, None]
+        x[here] = found.T.contiguous().cpu().numpy()
     return x
 
 
@@ -206,10 +211,9 @@ def _loaded(layers: Layers, place: Place) -> list[tuple[Tensor, Splines]]:
 def _whiten(rows: Floats, whitening: Whitening, place: Place) -> Tensor:
     """Whitened rows, shape (D, n): in float64, then in the type of the place."""
     x, mean, matrix = (
-        torch.from_numpy(np.array(each)).to(place.device)
-        for each in (rows.T, whitening.mean, whitening.matrix)
+        _on_device(v, place.device) for v in (rows, whitening.mean, whitening.matrix)
     )
-    return project(matrix, x - mean[:, None]).to(place.dtype)
+    return project(matrix, x.T.contiguous() - mean[:, None]).to(place.dtype)
 
 
 class TorchRows:
