@@ -196,7 +196,11 @@ class ConditionalGIS:
         The prior is ``training`` (the class fractions of the training rows, one added to each
         count), ``uniform``, or C positive numbers that sum to 1.
         """
-        joint = self.log_prob(x) + np.log(self.prior(prior))
+        return self.posterior_of(self.log_prob(x), prior)
+
+    def posterior_of(self, log_prob: Floats, prior: Prior = "training") -> Floats:
+        """Probability of each class from `log_prob` of the rows, shape (n, C)."""
+        joint = log_prob + np.log(self.prior(prior))
         return np.asarray(np.exp(joint - logsumexp(joint, axis=1, keepdims=True)))
 
     def marginal(self, x: ArrayLike, prior: Prior = "training") -> Floats:
