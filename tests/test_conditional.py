@@ -180,6 +180,24 @@ def test_the_mix_of_classes_of_other_data_is_found_from_their_densities(flow):
     assert mended.log_loss < kept.log_loss - 0.2
 
 
+def test_a_calibrated_flow_keeps_its_densities_and_its_choices(flow):
+    x, labels = draw(4000, 30)
+    warm = flow.calibrated(x, labels)
+    np.testing.assert_array_equal(warm.log_prob(x), flow.log_prob(x))
+    assert warm.temperature == pytest.approx(1.0, abs=0.1)  # these are honest already
+    warm.temperature = 3.0
+    first, second = flow.posterior(x), warm.posterior(x)
+    np.testing.assert_allclose(second, tempered(first, 3.0), rtol=1e-9)
+    np.testing.assert_array_equal(first.argmax(axis=1), second.argmax(axis=1))
+    # Another prior comes in by its ratio to the training prior, at any temperature.
+    prior = np.array([0.2, 0.2, 0.6])
+    odds = warm.posterior(x, prior)[:, 2] / warm.posterior(x, prior)[:, 0]
+    expected = second[:, 2] / second[:, 0] * (prior[2] / prior[0])
+    np.testing.assert_allclose(odds, expected * warm.prior()[0] / warm.prior()[2], rtol=1e-9)
+    back = ConditionalGIS.from_arrays(load(save(warm.to_arrays())), warm.settings)
+    np.testing.assert_array_equal(back.posterior(x), second)
+
+
 # ---- small and odd classes
 
 

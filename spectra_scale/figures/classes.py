@@ -16,6 +16,7 @@ from spectra_scale.figures.style import (
     ClassKey,
     Floats,
     class_name,
+    column,
     dress,
     head,
     line_colour,
@@ -90,7 +91,8 @@ def _curves(axes: Axes, top: Curve, by_class: Mapping[ClassKey, Curve]) -> None:
             curve.stated, curve.observed, "o-", ms=3.5, lw=1, color=line_colour(key),
             label=class_name(key),
         )  # fmt: skip
-    reach = np.stack([top.observed - top.low, top.high - top.observed])
+    centre, low, high = (column("share", of) for of in (top.observed, top.low, top.high))
+    reach = np.stack([centre - low, high - centre])
     axes.errorbar(
         top.stated, top.observed, yerr=np.maximum(reach, 0), fmt="s-", ms=5, lw=1.8, color=INK,
         capsize=2.5, label="most probable class",

@@ -26,13 +26,13 @@ from spectra_scale.models.class_prior import Ints, Prior, class_prior
 from spectra_scale.models.conditional_layers import (
     ConditionalSettings,
     Group,
+    check_classes,
     check_settings,
     class_whitenings,
     fit_class_layers,
     started,
 )
 from spectra_scale.models.gis_layers import (
-    MIN_ROWS,
     Floats,
     Progress,
     Whitening,
@@ -40,6 +40,7 @@ from spectra_scale.models.gis_layers import (
     whiten_rows,
 )
 from spectra_scale.models.gis_spline import layer_forward, layer_inverse, matrix_rows
+from spectra_scale.models.reliability import fit_temperature
 
 __all__ = ["ConditionalGIS", "ConditionalSettings"]
 
@@ -67,6 +68,8 @@ class ConditionalGIS:
     history
         By layer and class, the mean log p of training rows and the trimmed mean of validation
         rows, shape (T + 1, C, 2); NaN after a class has stopped. Layer 0 is the affine start.
+    temperature
+        What log-posteriors are divided by: 1, or what `calibrated` found.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class ConditionalGIS:
         counts: Ints,
         parts: _Parts,
         history: Floats,
+        temperature: float = 1.0,
     ) -> None:
         self.settings, self.classes, self.counts = settings, classes, counts
         self._parts = parts
         self.history = history
+        self.temperature = temperature
         self.pooled = counts < settings.min_members
 
     @property
@@ -143,7 +148,7 @@ class ConditionalGIS:
         classes = np.setdiff1d(found, settings.left_out).astype(np.int64)
         counts = np.array([np.sum(codes == code) for code in classes], dtype=np.int64)
         own = classes[counts >= settings.min_members]
-        _check_classes(classes, counts, rows.shape[1], settings)
+        check_classes(classes, counts, rows.shape[1], settings)
         shared = whiten_rows(rows[np.isin(codes, classes)], whiten=True)
         by_class = [rows[codes == code] for code in own]
         affine = class_whitenings(by_class, shared, settings)
@@ -199,9 +204,26 @@ class ConditionalGIS:
         return self.posterior_of(self.log_prob(x), prior)
 
     def posterior_of(self, log_prob: Floats, prior: Prior = "training") -> Floats:
-        """Probability of each class from `log_prob` of the rows, shape (n, C)."""
-        joint = log_prob + np.log(self.prior(prior))
+        """Probability of each class from `log_prob` of the rows, shape (n, C).
+
+        The temperature acts on the posterior under the training prior, for which it was found;
+        another prior then comes in by its ratio to that one. At temperature 1 this is Bayes' rule.
+        """
+        trained = np.log(self.prior("training"))
+        joint = (log_prob + trained) / self.temperature + np.log(self.prior(prior)) - trained
         return np.asarray(np.exp(joint - logsumexp(joint, axis=1, keepdims=True)))
+
+    def calibrated(self, x: ArrayLike, labels: ArrayLike) -> ConditionalGIS:
+        """The same densities with the temperature that suits labelled rows it was not fitted on.
+
+        One number for all classes, the least log-loss (Guo et al. 2017, arXiv 1706.04599): the
+        most probable class stays the same.
+        """
+        plain = ConditionalGIS(self.settings, self.classes, self.counts, self._parts, self.history)
+        found = fit_temperature(plain.posterior(x), labels, self.classes)
+        return ConditionalGIS(
+            self.settings, self.classes, self.counts, self._parts, self.history, found
+        )
 
     def marginal(self, x: ArrayLike, prior: Prior = "training") -> Floats:
         """Log-density of rows whatever their class, log sum_c prior_c p(x|c), shape (n,)."""
@@ -233,6 +255,7 @@ class ConditionalGIS:
             "counts": self.counts.copy(),
             "frames": parts.frames.copy(),
             "history": self.history.copy(),
+            "temperature": np.array([self.temperature]),
         }
         owners = self.classes[~self.pooled]
         for name, affine in zip(("shared", *owners), (parts.shared, *parts.affine), strict=True):
@@ -273,7 +296,8 @@ class ConditionalGIS:
                 get("frames"),
                 tuple(get(f"splines_{code}") for code in own),
             )
-            return cls(settings, classes, counts, parts, get("history"))
+            temperature = float(get("temperature")[0])
+            return cls(settings, classes, counts, parts, get("history"), temperature)
         except KeyError as error:
             msg = (
                 f"The arrays of the conditional flow lack {error}; found {sorted(arrays)}. They "
@@ -347,20 +371,6 @@ def _codes(labels: ArrayLike, n: int, name: str) -> Ints:
         )
         raise UsageError(msg)
     return codes.astype(np.int64)
-
-
-def _check_classes(classes: Ints, counts: Ints, dims: int, settings: ConditionalSettings) -> None:
-    n, own = int(counts.sum()), int(np.sum(counts >= settings.min_members))
-    least = max(MIN_ROWS, dims + 1)
-    if n >= least and own >= 2:
-        return
-    found = ", ".join(f"{code}: {count}" for code, count in zip(classes, counts, strict=True))
-    msg = (
-        f"found {n} rows of classes (label: rows) {{{found}}}, expected at least {least} rows and "
-        f"two classes with {settings.min_members}. Use more objects, or leave the conditional "
-        "density out."
-    )
-    raise SpectraScaleError(msg)
 
 
 def _held_out(

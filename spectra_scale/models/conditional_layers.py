@@ -17,6 +17,7 @@ from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.models.gis_directions import AscentSettings, project, search_directions
 from spectra_scale.models.gis_kde import fit_slice, gaussian_scores, knot_count
 from spectra_scale.models.gis_layers import (
+    MIN_ROWS,
     Flowing,
     Progress,
     Whitening,
@@ -26,6 +27,7 @@ from spectra_scale.models.gis_layers import (
 from spectra_scale.models.gis_spline import layer_forward, matrix_rows, shrink
 
 Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 EndSlopes: TypeAlias = Literal["capped", "one", "fitted"]
 
 #: Validation rows below which a class cannot judge its own layers, and keeps its affine start.
@@ -138,6 +140,27 @@ def check_settings(settings: ConditionalSettings, dims: int, *, has_validation: 
         if fault:
             msg = f"The settings of the conditional flow cannot be used: {rule}; found {settings}."
             raise UsageError(msg)
+
+
+def check_classes(classes: Ints, counts: Ints, dims: int, settings: ConditionalSettings) -> None:
+    """Refuse too few rows, or too few classes with enough of them.
+
+    Raises
+    ------
+    SpectraScaleError
+        With the rows of every class.
+    """
+    n, own = int(counts.sum()), int(np.sum(counts >= settings.min_members))
+    least = max(MIN_ROWS, dims + 1)
+    if n >= least and own >= 2:
+        return
+    found = ", ".join(f"{code}: {count}" for code, count in zip(classes, counts, strict=True))
+    msg = (
+        f"found {n} rows of classes (label: rows) {{{found}}}, expected at least {least} rows and "
+        f"two classes with {settings.min_members}. Use more objects, or leave the conditional "
+        "density out."
+    )
+    raise SpectraScaleError(msg)
 
 
 @dataclass(slots=True, eq=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
+from scipy.special import logsumexp
 
 from spectra_scale.compute.progress import Progress
 from spectra_scale.config import DensitySection
@@ -26,6 +27,8 @@ CONDITIONAL = "conditional.safetensors"
 SETTINGS = "conditional.json"
 #: Codes of the classes that have a density: all but N/A, which is no class of objects.
 CLASSES = tuple(int(label) for label in Label if label != Label.NOT_AVAILABLE)
+#: Validation objects of known class below which posteriors are not given a temperature.
+LEAST_CALIBRATED = 200
 log = logging.getLogger(__name__)
 
 
@@ -128,10 +131,14 @@ def _fit(rows: Rows, config: DensitySection) -> ConditionalGIS:
         progress.advance(note=f"validation log p {record['validation_mean']:.3f}")
 
     train, held_out = rows.training, rows.validation
-    return ConditionalGIS.fit(
+    flow = ConditionalGIS.fit(
         rows.latents[train], rows.label[train], settings,
         rows.latents[held_out], rows.label[held_out], say,
     )  # fmt: skip
+    known = held_out & np.isin(rows.label, CLASSES)
+    if np.sum(known) < LEAST_CALIBRATED:
+        return flow
+    return flow.calibrated(rows.latents[known], rows.label[known])
 
 
 def load_conditional(path: Path) -> ConditionalGIS:
@@ -171,29 +178,34 @@ def _metrics(
         "prior": by_class(flow.prior()),
         "mean log_prob in class": means,
     }
-    if judged.any():
-        found["fractions by likelihood"] = by_class(estimated_prior(log_prob[judged]))
     posterior = flow.posterior_of(log_prob[judged])
-    return found | {"reliability": _reliability(posterior, rows.label[judged])}
+    if judged.any():
+        # What the calibrated posteriors say of the likelihood, up to a constant an object.
+        ratio = np.log(np.maximum(posterior, 1e-300)) - np.log(flow.prior())
+        found["fractions by likelihood"] = by_class(estimated_prior(ratio))
+    plain = log_prob[judged] + np.log(flow.prior())
+    plain = np.exp(plain - logsumexp(plain, axis=1, keepdims=True))
+    scores = _reliability(posterior, plain, rows.label[judged])
+    return found | {"temperature": flow.temperature, "reliability": scores}
 
 
-def _reliability(posterior: Floats, label: NDArray[np.int64]) -> dict[str, Any]:
-    """Scores of the posteriors, and whether a temperature would mend them.
+def _reliability(posterior: Floats, plain: Floats, label: NDArray[np.int64]) -> dict[str, Any]:
+    """Scores of the posteriors, and what a temperature does to those of Bayes' rule alone.
 
-    The temperature is fitted on every other object and both are scored on the rest.
+    For the comparison a temperature is fitted on every other object, and both are scored on the
+    rest.
     """
     from spectra_scale.models.reliability import fit_temperature, reliability, tempered
 
     known = np.isin(label, CLASSES)
-    chance, true = posterior[known], label[known]
+    chance, true = plain[known], label[known]
     if len(true) < 2:
         return {"n": len(true)}
-    found = reliability(chance, true, CLASSES).metrics()
+    found = reliability(posterior[known], true, CLASSES).metrics()
     temperature = fit_temperature(chance[::2], true[::2], CLASSES)
     before = reliability(chance[1::2], true[1::2], CLASSES)
     after = reliability(tempered(chance[1::2], temperature), true[1::2], CLASSES)
     return found | {
-        "temperature": temperature,
-        "other half, as they are": {"log-loss": before.log_loss, "ece": before.ece},
+        "other half, Bayes alone": {"log-loss": before.log_loss, "ece": before.ece},
         "other half, with temperature": {"log-loss": after.log_loss, "ece": after.ece},
     }

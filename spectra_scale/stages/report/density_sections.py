@@ -55,7 +55,7 @@ def posterior_section(inputs: ReportInputs, objects: Objects) -> Iterator[Sectio
         "of the training split the probability of each class. The labels come from lines, the "
         "posteriors from the latents alone: where they differ, either may be wrong.</p>",
         [FigureItem(caption=caption, png=png_of(figure), alt=caption)],
-        [_class_table(said, found), _score_table(said["reliability"])],
+        [_class_table(said, found), _score_table(said)],
     )
 
 
@@ -85,16 +85,14 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _score_table(scores: dict[str, Any]) -> Table:
-    rows: list[list[Any]] = [
-        [name, scores[name]]
-        for name in ("accuracy", "expected calibration error", "brier score", "log-loss")
-        if name in scores
-    ]
-    if "temperature" in scores:
-        rows.append(["temperature, fitted on every other spectrum", scores["temperature"]])
-        for which in ("other half, as they are", "other half, with temperature"):
-            for key, what in (("log-loss", "log-loss"), ("ece", "expected calibration error")):
+def _score_table(said: dict[str, Any]) -> Table:
+    scores = said["reliability"]
+    names = ("accuracy", "expected calibration error", "brier score", "log-loss")
+    rows: list[list[Any]] = [[name, scores[name]] for name in names if name in scores]
+    rows.append(["temperature of the posteriors (1: Bayes' rule alone)", said["temperature"]])
+    for which in ("other half, Bayes alone", "other half, with temperature"):
+        for key, what in (("log-loss", "log-loss"), ("ece", "expected calibration error")):
+            if which in scores:
                 rows.append([f"{what}, {which}", scores[which][key]])
     return Table("Scores of the posteriors", ["", "value"], rows)
 
