@@ -44,7 +44,7 @@ class DensitySection(Settings):
         True, description="a density for each class too, and the probability of each class"
     )
     conditional_layers: Positive = Field(
-        100, description="most layers of the densities of the classes, which stop by themselves"
+        200, description="most layers of the densities of the classes, which stop by themselves"
     )
     seed: int = Field(1, ge=0, description="of subsamples and directions")
 

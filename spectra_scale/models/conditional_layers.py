@@ -82,7 +82,7 @@ class ConditionalSettings:
 
     classes: tuple[int, ...] | None = None
     left_out: tuple[int, ...] = (0,)
-    n_layers: int = 100
+    n_layers: int = 200
     early_stop: bool = True
     patience: int = 5
     min_gain: float = 1e-3

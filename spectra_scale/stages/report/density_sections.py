@@ -108,7 +108,8 @@ def drift_numbers(found: dict[str, Any] | None) -> dict[str, str]:
     said = None if found is None else found["log_prob"]
     if said is None:
         return {}
-    return {"log_prob": f"mean {said['difference']:+.2f} ± {said['error']:.2f} nats"}
+    mean = f"{said['difference']:+.2f}".replace("-", "−")
+    return {"log_prob": f"mean {mean} ± {said['error']:.2f} nats"}
 
 
 def drift_tables(found: dict[str, Any] | None) -> list[Table]:
