@@ -256,6 +256,7 @@ def _scores(run: Run, job: Job, latents: Floats, flux: Floats) -> dict[str, Any]
     facts: dict[str, Any] = {
         "log p": float(log_prob[0]),
         "p-value": float(p_value(log_prob, reference)[0]),
+        **_posterior(run, latents),
     }
     for name, values in (("latents", latents), ("flux", flux)):
         arrays = load_file(run.folder(f"embed-{name}") / MAP)
@@ -264,6 +265,20 @@ def _scores(run: Run, job: Job, latents: Floats, flux: Floats) -> dict[str, Any]
         x, y = FittedMap.from_arrays(arrays).place(features, job.embed.n_neighbors)[0][:2]
         facts[f"place on the map of {name}"] = f"{x:.3f}, {y:.3f}"
     return facts
+
+
+def _posterior(run: Run, latents: Floats) -> dict[str, str]:
+    """The probable classes, most probable first; nothing where the run has no density by class."""
+    from spectra_scale.stages.density.classes import CONDITIONAL, load_conditional
+
+    folder = run.folder("density")
+    if not (folder / CONDITIONAL).is_file():
+        return {}
+    flow = load_conditional(folder)
+    chance = flow.posterior(latents.astype(np.float64))[0]
+    order = np.argsort(-chance, kind="stable")
+    said = [f"{CLASS_NAMES[flow.classes[k]]} {chance[k]:.3f}" for k in order if chance[k] >= 0.01]
+    return {"class from the latents": ", ".join(said)}
 
 
 def check_target(target: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from spectra_scale.figures.autoencoder import architecture as architecture
     from spectra_scale.figures.autoencoder import loss_by_epoch as loss_by_epoch
     from spectra_scale.figures.autoencoder import parameter_count as parameter_count
+    from spectra_scale.figures.classes import Curve as Curve
+    from spectra_scale.figures.classes import class_reliability as class_reliability
     from spectra_scale.figures.density import drift_histograms as drift_histograms
     from spectra_scale.figures.density import log_prob_histogram as log_prob_histogram
     from spectra_scale.figures.diagnostics import bpt_whan as bpt_whan
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": ("architecture", "loss_by_epoch", "parameter_count"),
+        "classes": ("Curve", "class_reliability"),
         "density": ("drift_histograms", "log_prob_histogram"),
         "diagnostics": ("bpt_whan", "redshift_histograms"),
         "latents": ("latent_corner",),

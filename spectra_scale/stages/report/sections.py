@@ -13,6 +13,7 @@ from spectra_scale import figures
 from spectra_scale.config import Job
 from spectra_scale.figures.page import FigureItem, Section, Table, png_of
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
+from spectra_scale.stages.report import density_sections as by_class
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
@@ -39,6 +40,7 @@ def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
         yield _drift(inputs, objects)
     yield _latents(objects, job)
     yield _density(inputs, objects)
+    yield from by_class.posterior_section(inputs, objects)
     yield _maps(inputs, objects, job)
     yield from _stacks(inputs, objects, job)
     yield _provenance(inputs)
@@ -189,20 +191,24 @@ def _drift(inputs: ReportInputs, objects: Objects) -> Section:
         ratio = None if a is None or b is None else b / a
         rows.append([name, int((objects.label == CLASS_NAMES.index(name)).sum()), a, b, ratio])
     columns = ["class", "spectra here", "trained on", "this data", "ratio"]
+    drift = by_class.drift_of(inputs.artifacts["density"])
     histograms = figures.drift_histograms(
         {k: v for k, v in theirs.items() if k != "label"},
         {k: v for k, v in mine.items() if k != "label"},
+        numbers=by_class.drift_numbers(drift),
     )
     return Section(
         "Drift",
         "<p>The models are those of another run. This is how far the data here lie from what "
-        "they were trained on.</p>",
+        "they were trained on. With many spectra every difference is significant: read the sizes "
+        "first, the p-values last.</p>",
         [
             _item("", figures.chi2_by_class(bars, ylabel="median χ² per valid pixel (eq. 2)"),
                   "Median χ² per valid pixel by class."),
             _item("", histograms, "Scores here and in the validation split of that run."),
         ],
-        [Table("Median χ² per valid pixel (eq. 2), not capped", columns, rows)],
+        [Table("Median χ² per valid pixel (eq. 2), not capped", columns, rows),
+         *by_class.drift_tables(drift)],
     )  # fmt: skip
 
 
