@@ -76,7 +76,8 @@ def test_a_constant_latent_is_refused():
         LatentSearch.build(rows, np.ones(len(rows), bool))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # numba compiles NN-descent's search for a minute in every process
+@pytest.mark.timeout(900)
 def test_the_approximate_index_finds_nearly_all_neighbours():
     rows = np.random.default_rng(2).standard_normal((4000, 10))
     queries = np.random.default_rng(3).standard_normal((200, 10))
@@ -178,7 +179,8 @@ def test_a_file_has_the_neighbours_of_its_spectrum_in_the_run(run, tiny_run):
     assert len(set(keys_of(by_file.table)) & set(keys_of(by_key.table))) >= 9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 def test_the_approximate_search_of_a_run_agrees_with_the_exact_one(run):
     keys = keys_of(run.index)
     exact, approximate = Neighbourhood(run), Neighbourhood(run, approximate=True)

@@ -22,6 +22,7 @@ from spectra_scale.models.stability import (
     Summary,
     agreements,
     ensemble,
+    likeness,
     overlap,
     rank_correlation,
     simple_scores,
@@ -144,7 +145,13 @@ def summary(score, differ, rho, shared=0.5):
 @pytest.mark.parametrize(
     ("rho", "simple", "shared", "words"),
     [
-        (0.98, 0.70, 0.88, "leaves no dependence"),
+        (
+            0.98,
+            0.70,
+            0.88,
+            "leaves no dependence on the auto-encoder's seed beyond its own scatter.",
+        ),
+        (0.98, 0.98, 0.88, "there was little to remove"),
         (0.98, 0.70, 0.30, "does not remove"),  # the bulk agrees, the outliers do not
         (0.90, 0.70, 0.80, "leaves less of it than any"),
         (0.90, 0.95, 0.80, "a simple score depends on it less"),
@@ -161,6 +168,19 @@ def test_the_answer_follows_the_numbers(rho, simple, shared, words):
     assert words in text
     assert f"ρ = {rho:.3f}" in text
     assert f"kNN ρ = {simple:.3f}" in text
+
+
+def test_auto_encoders_of_a_common_start_answer_nothing():
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((500, 6))
+    assert likeness(rows, -3 * rows + 1 + 0.1 * rng.standard_normal((500, 6))) > 0.99
+    turned = rows @ np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    assert likeness(rows, turned) < 0.8
+    assert likeness(rows, np.zeros((500, 6))) == 0
+    found = [summary(FLOW, "flow", 0.999), summary(FLOW, "auto-encoder", 0.999)]
+    assert 'initial = "random"' in verdict(found, alike=0.99)
+    assert "leaves no dependence" not in verdict(found, alike=0.99)
+    assert "leaves no dependence" in verdict(found, alike=0.3)
 
 
 def test_one_auto_encoder_answers_nothing_of_its_seed():

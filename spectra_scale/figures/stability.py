@@ -73,7 +73,7 @@ def stability_figure(
     for axes, pair in zip(panels, pairs, strict=False):
         _ranks(axes, pair)
     _bars(parts[1].subplots(), overlaps, n_least)
-    head(figure, "Rank of log p with other seeds (0: least probable), validation split")
+    head(parts[0], "Rank of log p with other seeds (0: least probable), validation split")
     return figure
 
 
@@ -95,10 +95,10 @@ def _bars(
     for place, ((score, differ), (median, low, high)) in enumerate(overlaps.items()):
         axes.barh(-place, median, height=0.68, color=_COLOURS.get(differ, "#444444"))
         axes.plot([low, high], [-place, -place], color="black", lw=1.4)
-        axes.text(min(high + 0.01, 1.0), -place, f"{100 * median:.0f} %", va="center", fontsize=8)
+        axes.text(high + 0.01, -place, f"{100 * median:.0f} %", va="center", fontsize=8)
         labels.append(f"{score}: {_NAMES.get(differ, differ)}")
     axes.set_yticks(-np.arange(len(labels)), labels)
-    axes.set_xlim(0, 1.06)
+    axes.set_xlim(0, 1.1)
     dress(axes, f"share of the {n_least} least probable that is common; line: least to greatest")
     if not labels:
         say(axes, "no pairs")

@@ -124,5 +124,7 @@ def scan(
     rows = finite_rows(latents, "latents", dims=len(query))
     difference = (rows - np.asarray(query, dtype=np.float64)) @ scale.T
     distance = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-    nearest = np.argsort(distance, kind="stable")[:k]
+    last = np.partition(distance, min(k, len(rows)) - 1)[min(k, len(rows)) - 1]
+    among = np.flatnonzero(distance <= last)
+    nearest = among[np.argsort(distance[among], kind="stable")][:k]
     return nearest.astype(np.int64), distance[nearest].astype(np.float32)

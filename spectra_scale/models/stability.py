@@ -35,6 +35,8 @@ N_NEIGHBOURS = 10
 FLOW = "log p of the flow"
 #: A difference of rank correlations that is called one.
 NOTABLE = 0.02
+#: Correlation of same-numbered latents from which two auto-encoders are no independent ones.
+ALIKE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,32 @@ def _knn_score(rows: Floats, training: Bools) -> Floats:
     return np.asarray(-np.log(np.maximum(kth, np.finfo(np.float32).tiny)))
 
 
-def verdict(found: Sequence[Summary], rows: str = "validation") -> str:
+def likeness(a: Floats, b: Floats) -> float:
+    """Median of the absolute correlations of same-numbered latents of two auto-encoders.
+
+    About 1 where both began with the same components, as with `[train] initial = "linear"`; of
+    random starts a latent of one has no more to do with that of the same number of the other than
+    with any.
+
+    Parameters
+    ----------
+    a, b
+        Latents of the same objects, shape (object, D) each.
+    """
+    x, y = a - a.mean(axis=0), b - b.mean(axis=0)
+    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    return float(np.median(np.abs((x * y).sum(axis=0)) / np.where(scale > 0, scale, np.inf)))
+
+
+def verdict(found: Sequence[Summary], alike: float | None = None, rows: str = "validation") -> str:
     """Whether the flow removes the dependence on the auto-encoder's seed, in a few sentences.
 
     Parameters
     ----------
     found
         From `summarise`.
+    alike
+        Greatest `likeness` of two of the auto-encoders.
     rows
         Which objects it speaks of.
     """
@@ -301,7 +322,15 @@ def verdict(found: Sequence[Summary], rows: str = "validation") -> str:
             + ", ".join(f"{name} ρ = {value:.3f}" for name, value in simple.items())
             + "."
         )
-    parts.append(_answer(flow, other, simple))
+    if alike is not None and alike > ALIKE:
+        parts.append(
+            "This does not answer whether the flow removes the dependence on the seed: these "
+            f"auto-encoders are all but the same (correlation {alike:.2f} of same-numbered "
+            'latents), as those with the common start of [train] initial = "linear" are. Compare '
+            'auto-encoders with initial = "random".'
+        )
+    else:
+        parts.append(_answer(flow, other, simple))
     return " ".join(parts)
 
 
@@ -313,12 +342,13 @@ def _answer(flow: Summary | None, other: Summary, simple: Mapping[str, float]) -
     rho = other.rank_correlation[0]
     own = 1.0 if flow is None else flow.rank_correlation[0]
     least = 1.0 if flow is None else flow.overlap_least[0]
-    if rho >= own - NOTABLE and other.overlap_least[0] >= least - 0.05:
-        return (
-            "Here the flow leaves no dependence on the auto-encoder's seed beyond its own scatter."
-        )
-    answer = "The flow does not remove the dependence on the auto-encoder's seed"
     best = max(simple.values(), default=-1.0)
+    if rho >= own - NOTABLE and other.overlap_least[0] >= least - 0.05:
+        answer = "The flow leaves no dependence on the auto-encoder's seed beyond its own scatter"
+        if best >= rho - NOTABLE:
+            return answer + ", but nor does a simple score: there was little to remove."
+        return answer + "."
+    answer = "The flow does not remove the dependence on the auto-encoder's seed"
     if not simple:
         return answer + "."
     if rho > best + NOTABLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ class Found:
     values: Floats
     agreements: list[Agreement]
     ensemble: Ensemble
+    alike: float | None
 
 
 def compare(
@@ -85,14 +87,17 @@ def compare(
         for name in scores[0].simple:
             simple = np.stack([each.simple[name] for each in scores])
             found += compared.agreements(name, alone, simple, which)
-    return Found(members, values, found, compared.ensemble(values, rows.validation))
+    alike = max(
+        (compared.likeness(a.latents, b.latents) for a, b in combinations(scores, 2)), default=None
+    )
+    return Found(members, values, found, compared.ensemble(values, rows.validation), alike)
 
 
 def write(found: Found, rows: Rows, out: Path) -> Report:
     """Write tables, figure and text."""
     summaries = compared.summarise(found.agreements)
     n_least = {each.rows: each.n_least for each in found.agreements}
-    text = compared.verdict(summaries)
+    text = compared.verdict(summaries, found.alike)
     write_table(out / OBJECTS, _objects(found, rows))
     write_table(out / PAIRS, _pairs(found.agreements))
     write_bytes(out / FIGURE, _figure(found, rows, summaries, n_least))

@@ -243,10 +243,11 @@ def common(models: Sequence[Model]) -> Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Scores of the common objects under one auto-encoder."""
+    """Scores of the common objects under one auto-encoder, and their latents."""
 
     flows: dict[int, Floats]
     simple: dict[str, Floats]
+    latents: Floats
 
 
 def scores(model: Model, place: NDArray[np.int64], flow_seeds: int, out: Path) -> Scores:
@@ -272,7 +273,7 @@ def scores(model: Model, place: NDArray[np.int64], flow_seeds: int, out: Path) -
         flows[first + number] = column(table, "log_prob").astype(np.float64)[place]
     latents = columns_of(run.objects("encode"), "latent").astype(np.float64)[place]
     training = column(run.index, "split")[place] == "train"
-    return Scores(flows, simple_scores(latents, training))
+    return Scores(flows, simple_scores(latents, training), latents)
 
 
 def _flow(model: Model, seed: int, out: Path) -> Artifact:
