@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,8 @@ from spectra_scale.config import Job
 from spectra_scale.errors import UsageError
 from spectra_scale.jobfile import make_job
 from spectra_scale.pipeline import run_job
-from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum_file import encode_file, job_of
-from spectra_scale.stages.train.card_text import CARD
 from spectra_scale.store.artifact import MANIFEST
 from spectra_scale.store.run import Run, open_run
 from spectra_scale.surveys.release import open_release
@@ -165,7 +163,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents, sigma, strict=True)),
         "uncertainty of the reconstruction, median": float(np.median(error)),
         **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
-        **_beyond(run, {"z": spectrum.z, "snr_median": float(quality.snr_median[0])}),
+        **({"extrapolated": spectrum.extrapolated} if spectrum.extrapolated else {}),
     }
     return Scored(
         facts=facts,
@@ -177,17 +175,6 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         latent_errors=sigma,
         label=spectrum.label,
     )
-
-
-def _beyond(run: Run, values: Mapping[str, float]) -> dict[str, str]:
-    """Where a spectrum lies outside of what the model was trained on; nothing if it does not."""
-    trained = read_json(run.folder("train") / CARD)["sample"]
-    found = []
-    for name, value in values.items():
-        least, most = trained[name]["least"], trained[name]["most"]
-        if not least <= value <= most:
-            found.append(f"{name} {value:.4g}, trained on {least:.4g} to {most:.4g}")
-    return {"extrapolated": "; ".join(found)} if found else {}
 
 
 def _map_flux(job: Job, found: Normalised, reconstruction: Floats) -> Floats:

@@ -92,6 +92,8 @@ def similar(
         for r in found.table.to_pylist()
     ]  # fmt: skip
     print_table(names, rows, f"Like {found.query.name}")
+    if found.query.extrapolated:
+        typer.echo(f"extrapolated: {found.query.extrapolated}")
     if out is not None:
         typer.echo(f"{out}: {write_table_file(out, found.table)} rows")
     if figure is not None:

@@ -131,7 +131,7 @@ def _conditional(run: Run) -> Any:
         return None
     from importlib import import_module
 
-    return import_module("spectra_scale.stages.density").load_conditional(path.parent)
+    return import_module("spectra_scale.stages.density.classes").load_conditional(path.parent)
 
 
 def _class_code(run: Run, label: str, conditional: Any) -> int:
@@ -220,7 +220,8 @@ def write_generated(path: Path, made: GeneratedSpectra) -> None:
         "flux": made.flux, "latents": made.latents, "log_prob": made.log_prob
     }  # fmt: skip
     for name, values in made.posterior.items():
-        columns["posterior_" + name.replace(" ", "_").replace("/", "").replace("-", "_")] = values
+        # As the density stage names them.
+        columns[f"posterior_{name.lower().replace('-', '_').replace(' ', '_')}"] = values
     sink = io.BytesIO()
     if path.suffix.lower() == ".npz":
         columns["wavelength"] = made.wavelength

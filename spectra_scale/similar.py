@@ -47,6 +47,8 @@ class Query:
         Rest-frame wavelength (Å), normalised flux (NaN where masked) and its reconstruction.
     label, z
         Class code and redshift.
+    extrapolated
+        Where a file lies outside of what the model was trained on; empty if it does not.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Query:
     reconstruction: NDArray[np.float32]
     label: int
     z: float
+    extrapolated: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,6 +239,7 @@ class Neighbourhood:
             reconstruction=encoded.reconstruction[0],
             label=spectrum.label,
             z=spectrum.z,
+            extrapolated=spectrum.extrapolated,
         )
 
     def _object_at(self, ra: float, dec: float) -> int:

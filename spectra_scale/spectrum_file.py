@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from spectra_scale.config import Job
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.jobfile import make_job
+from spectra_scale.provenance import read_json
+from spectra_scale.stages.train.card_text import CARD
 from spectra_scale.store.run import Run
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class FileSpectrum:
         Latents, χ² and reconstruction.
     covariance
         Of the latents, calibrated as the run's own (science.md §6), shape (1, D, D).
+    extrapolated
+        Where the spectrum lies outside of what the model was trained on; empty if it does not.
     """
 
     row: dict[str, Any]
@@ -54,6 +59,7 @@ class FileSpectrum:
     fed: Normalised
     encoded: Encoded
     covariance: Floats
+    extrapolated: str
 
     @property
     def z(self) -> float:
@@ -123,7 +129,19 @@ def encode_file(run: Run, job: Job, path: Path) -> FileSpectrum:
         fed=fed,
         encoded=decode_latents(model, latents, fed.flux, fed.ivar),
         covariance=covariance * np.outer(factors, factors),
+        extrapolated=_beyond(run, {"z": z, "snr_median": float(quality.snr_median[0])}),
     )
+
+
+def _beyond(run: Run, values: Mapping[str, float]) -> str:
+    """Where a spectrum lies outside of what the model was trained on; nothing if it does not."""
+    trained = read_json(run.folder("train") / CARD)["sample"]
+    found = []
+    for name, value in values.items():
+        least, most = trained[name]["least"], trained[name]["most"]
+        if not least <= value <= most:
+            found.append(f"{name} {value:.4g}, trained on {least:.4g} to {most:.4g}")
+    return "; ".join(found)
 
 
 def _correlation(job: Job, rest: RestSpectra) -> Floats | None:

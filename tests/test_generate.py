@@ -1,5 +1,8 @@
 """Generated spectra: they are what flow and decoder say, and the check can tell real from not."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from latent_builders import trained_model
@@ -13,7 +16,6 @@ from spectra_scale.models.generate import decode, generate, realism, two_sample
 from spectra_scale.models.inputs import load_encoder
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.grid import WavelengthGrid
-from spectra_scale.stages import density
 from spectra_scale.stages.density import load_flow
 
 
@@ -181,7 +183,8 @@ def test_classes_are_drawn_and_told_where_the_run_has_densities_by_class(
 
     run = copy_of_run(tiny_run.run, tmp_path)
     (run.folder("density") / "conditional.safetensors").write_bytes(b"")
-    monkeypatch.setattr(density, "load_conditional", lambda _: Conditional(), raising=False)
+    stage = SimpleNamespace(load_conditional=lambda _: Conditional())
+    monkeypatch.setitem(sys.modules, "spectra_scale.stages.density.classes", stage)
     made = generate_spectra(run, 50, 2, "passive")
     expected = np.random.default_rng(2).standard_normal((50, 5)) + CLASS_NAMES.index("passive")
     np.testing.assert_array_equal(made.latents, expected)

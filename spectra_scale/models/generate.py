@@ -329,7 +329,7 @@ def realism_table(found: Realism) -> tuple[list[str], list[list[Any]]]:
     An index has its median (and 16th and 84th percentile) and the Kolmogorov-Smirnov distance. The
     last column is what training spectra give in place of the generated ones.
     """
-    names = ["", "generated", "held-out", "test", "p-value", "training"]
+    names = ["", "generated", "held-out", "test", "p", "training"]
     lines: list[list[Any]] = [
         [
             f"{each.name} ({each.unit})" if each.unit else each.name,
