@@ -1,10 +1,11 @@
 """Spectra like a given one: distances are what they say, whoever computes them."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_builders import keys_of
+from pipeline_builders import copy_of_run, keys_of
 from scipy.spatial.distance import cdist, mahalanobis
 from test_cli import call
 
@@ -14,7 +15,7 @@ from spectra_scale.models.neighbours import ApproximateIndex, ExactIndex
 from spectra_scale.models.similar import LatentSearch, scan, unit_scale
 from spectra_scale.similar import Neighbourhood
 from spectra_scale.store.objects import column, columns_of
-from spectra_scale.store.tables import read_table
+from spectra_scale.store.tables import read_table, write_table
 
 
 def latents_of(seed, n=300, dims=4):
@@ -129,18 +130,34 @@ def test_the_nearest_are_those_of_a_matrix_of_distances_without_the_spectrum(run
 
 
 @pytest.mark.slow
-def test_repeats_of_the_object_are_marked_and_the_spectrum_itself_is_not_there(run):
-    sky = column(run.index, "sky_id")
-    values, counts = np.unique(sky, return_counts=True)
-    repeated = values[counts > 1]
-    assert len(repeated)  # the mock observes some objects twice
-    place = int(np.flatnonzero(sky == repeated[0])[0])
-    key = keys_of(run.index)[place]
-    table = Neighbourhood(run).of(key, run.sample.n_rows - 1).table
-    assert key not in keys_of(table)
-    same = dict(zip(keys_of(table), column(table, "same_object").tolist(), strict=True))
-    expected = {k for k, s in zip(keys_of(run.index), sky, strict=True) if s == sky[place]}
-    assert {k for k, flag in same.items() if flag} == expected - {key}
+def test_repeats_of_the_object_are_marked_and_the_spectrum_itself_is_not_there(run, tmp_path):
+    mine = copy_of_run(run, tmp_path)
+    path = mine.folder("prepare") / "index.parquet"
+    table = read_table(path)
+    sky = column(table, "sky_id").copy()
+    sky[[40, 60]] = sky[5]  # observed three times
+    place = table.column_names.index("sky_id")
+    write_table(path, table.set_column(place, "sky_id", pa.array(sky)))
+    keys = keys_of(mine.index)
+    found = Neighbourhood(mine).of(keys[5], mine.sample.n_rows - 1).table
+    assert len(found) == mine.sample.n_rows - 1
+    assert keys[5] not in keys_of(found)
+    same = dict(zip(keys_of(found), column(found, "same_object").tolist(), strict=True))
+    assert {key for key, flag in same.items() if flag} == {keys[40], keys[60]}
+
+
+@pytest.mark.slow
+def test_a_superseded_observation_is_no_neighbour_but_can_be_asked_for(run, tmp_path):
+    mine = copy_of_run(run, tmp_path)
+    path = mine.folder("prepare") / "index.parquet"
+    table = read_table(path)
+    old = np.arange(table.num_rows) == 40
+    place = table.column_names.index("superseded")
+    write_table(path, table.set_column(place, "superseded", pa.array(old)))
+    keys = keys_of(mine.index)
+    hood = Neighbourhood(mine)
+    assert keys[40] not in keys_of(hood.of(keys[5], mine.sample.n_rows - 2).table)
+    assert hood.of(keys[40], 3).query.name == keys[40]
 
 
 @pytest.mark.slow

@@ -251,7 +251,7 @@ def test_the_same_again_makes_nothing_anew(tiny_run, compared, capsys):
     code, text, _ = call(capsys, "stability", tiny_run.run.path, "--flow-seeds", 2,
                          "--autoencoder-seeds", 1, "--out", out)  # fmt: skip
     assert code == 0
-    assert "rank correlation" in text
+    assert "Rankings by log p" in text
     # Manifests hold the time they were written.
     assert digests(out, without=("run.log",)) == made
     # The auto-encoder it trained can be given as a run.

@@ -32,7 +32,7 @@ LEAST = 100
 #: Neighbours of the score by distance.
 N_NEIGHBOURS = 10
 #: Score of the flows, in tables.
-FLOW = "log p of the flow"
+FLOW = "flow"
 #: A difference of rank correlations that is called one.
 NOTABLE = 0.02
 #: Correlation of same-numbered latents from which two auto-encoders are no independent ones.

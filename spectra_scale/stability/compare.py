@@ -103,7 +103,7 @@ def write(found: Found, rows: Rows, out: Path) -> Report:
     write_bytes(out / FIGURE, _figure(found, rows, summaries, n_least))
     report = Report(tuple(summaries), n_least, text,
                     tuple(out / name for name in (OBJECTS, PAIRS, TEXT, FIGURE)))  # fmt: skip
-    names, lines = table_of(report)
+    names, lines = table_of(report, ranges=True)
     page = ["# Stability over seeds", "", text, "", _row(names), _row(["---"] * len(names))]
     page += [*(_row(line) for line in lines), "", f"{_how(found, rows)}", ""]
     write_bytes(out / TEXT, "\n".join(page).encode())
@@ -119,7 +119,8 @@ def _how(found: Found, rows: Rows) -> str:
     return (
         f"{len(rows.validation):,} objects, {int(rows.validation.sum()):,} of them of the "
         f"validation split. Seeds (auto-encoder, flow): {members}. Median over pairs, least and "
-        "greatest in brackets."
+        "greatest in brackets; ρ is Spearman's rank correlation; after the objects, how many of "
+        "them count as least probable."
     )
 
 
@@ -161,17 +162,34 @@ def _pairs(agreements: Sequence[Agreement]) -> pa.Table:
     )
 
 
-def table_of(report: Report) -> tuple[list[str], list[list[str]]]:
-    """The summary as a table: its columns, and a line a kind of pair."""
-    names = ["objects", "score", "differ in", "pairs", "rank correlation",
-             "least probable shared", "least 1 % shared"]  # fmt: skip
-    lines = []
-    for each in report.summaries:
-        (rho, low, high) = each.rank_correlation
-        shares = [f"{100 * m:.0f} % ({100 * a:.0f}–{100 * b:.0f})"
-                  for m, a, b in (each.overlap_least, each.overlap_percent)]  # fmt: skip
-        lines.append([f"{each.rows} ({report.n_least[each.rows]} least)", each.score, each.differ,
-                      str(each.pairs), f"{rho:.3f} ({low:.3f}–{high:.3f})", *shares])  # fmt: skip
+def table_of(report: Report, *, ranges: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The summary as a table: its columns, and a line a kind of pair.
+
+    Parameters
+    ----------
+    report
+        What was found.
+    ranges
+        Whether medians over pairs are followed by the least and the greatest.
+    """
+    names = ["objects", "score", "differ in", "pairs", "ρ", "least shared", "1 % shared"]
+
+    def shown(three: tuple[float, float, float], form: str, factor: float = 1.0) -> str:
+        median, low, high = (format(factor * value, form) for value in three)
+        return f"{median} ({low}–{high})" if ranges else median
+
+    lines = [
+        [
+            f"{each.rows}, {report.n_least[each.rows]}",
+            each.score,
+            each.differ,
+            str(each.pairs),
+            shown(each.rank_correlation, ".3f"),
+            *(f"{shown(share, '.0f', 100)} %" for share in
+              (each.overlap_least, each.overlap_percent)),
+        ]
+        for each in report.summaries
+    ]  # fmt: skip
     return names, lines
 
 
