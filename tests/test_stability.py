@@ -154,7 +154,7 @@ def summary(score, differ, rho, shared=0.5):
         (0.98, 0.98, 0.88, "there was little to remove"),
         (0.98, 0.70, 0.30, "does not remove"),  # the bulk agrees, the outliers do not
         (0.90, 0.70, 0.80, "leaves less of it than any"),
-        (0.90, 0.95, 0.80, "a simple score depends on it less"),
+        (0.90, 0.95, 0.80, "kNN depends on it less, which does not make it the better"),
         (0.90, 0.91, 0.80, "it is not the flow that helps"),
     ],
 )

@@ -354,5 +354,6 @@ def _answer(flow: Summary | None, other: Summary, simple: Mapping[str, float]) -
     if rho > best + NOTABLE:
         return answer + ", but leaves less of it than any of the simple scores does."
     if rho < best - NOTABLE:
-        return answer + ": a simple score depends on it less."
+        name = max(simple, key=lambda score: simple[score])
+        return f"{answer}: {name} depends on it less, which does not make it the better score."
     return answer + ": a simple score depends on it as little, so it is not the flow that helps."
