@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from spectra_scale.figures.scaling import scaling_figure as scaling_figure
     from spectra_scale.figures.spectra import class_comparison as class_comparison
     from spectra_scale.figures.spectra import spectra_grid as spectra_grid
+    from spectra_scale.figures.stability import RankPair as RankPair
+    from spectra_scale.figures.stability import stability_figure as stability_figure
     from spectra_scale.figures.stacks import polygon_stacks as polygon_stacks
     from spectra_scale.figures.stacks import sequence_stacks as sequence_stacks
     from spectra_scale.figures.stacks import stack_indices as stack_indices
@@ -60,6 +62,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "residuals": ("chi2_by_class", "pixelwise_chi2", "residual_by_class"),
         "scaling": ("ScalingPoint", "scaling_figure"),
         "spectra": ("class_comparison", "spectra_grid"),
+        "stability": ("RankPair", "stability_figure"),
         "stacks": ("polygon_stacks", "sequence_stacks", "stack_indices"),
         "style": ("CLASS_COLOURS", "class_colour", "class_name"),
     }

@@ -16,6 +16,7 @@ from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
 from spectra_scale.stages.report import density_sections as by_class
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.generated import generated
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
@@ -244,6 +245,7 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
          objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row]]
         for row in rare.rows
     ]  # fmt: skip
+    made, tables = generated(inputs, objects, FLUX_UNIT)
     return Section(
         "Density",
         "<p>log p of the latents under the GIS flow. The p-value is the share of validation "
@@ -252,9 +254,10 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
             _item("11", histogram, "log p of both splits and of each class."),
             _item("12", least, "The 16 least probable spectra, and their reconstructions."),
             _item("13", most, "16 reconstructions, a random choice of the more probable half."),
+            _item("", made, "16 spectra drawn from the density and decoded: none was observed."),
         ],
         [Table("Least probable spectra", ["spectrum", "class", "z", "log p", "p-value",
-                                          "χ² per valid pixel"], rows)],
+                                          "χ² per valid pixel"], rows), *tables],
     )  # fmt: skip
 
 
