@@ -221,7 +221,7 @@ def tiny_job(folder, **changes):
             "learning_rate": 3e-4,
             "checkpoint_every": 1,
         },
-        "density": {"n_iterations": 5, "conditional_layers": 3},
+        "density": {"method": "gis", "n_iterations": 5, "conditional_layers": 3},
         "embed": {"n_epochs": 20},
         "stack": {"n_bootstrap": 10},
         "compute": {"engine": "serial", "shard_rows": 128, "chunk_rows": 64},

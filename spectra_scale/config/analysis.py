@@ -30,16 +30,25 @@ class EncodeSection(Settings):
 
 
 class DensitySection(Settings):
-    """`[density]`: the GIS flow on the latents (science.md §7)."""
+    """`[density]`: the flow on the latents (science.md §7)."""
 
-    n_iterations: Positive = Field(200, description="layers")
+    method: Literal["refined", "gis"] = Field(
+        "refined",
+        description="gis: the paper's flow, fitted layer by layer; refined: layers fitted "
+        "together by maximum likelihood over a Gaussian mixture",
+    )
+    epochs: Positive = Field(20, description="refined: passes over the training split")
+    max_components: Positive = Field(
+        24, description="refined: most components of the mixture it may begin with"
+    )
+    n_iterations: Positive = Field(200, description="gis: layers")
     n_slices: Positive | None = Field(None, description="slices a layer; default by size")
     subsample: Positive = Field(10_000, description="points of the direction search")
     max_steps: Positive = Field(100, description="ascent steps of the direction search")
     early_stop: bool = Field(
-        False, description="stop when the validation likelihood stops improving; paper: off"
+        False, description="gis: stop when the validation likelihood stops improving; paper: off"
     )
-    patience: Positive = Field(5, description="layers without improvement before stopping")
+    patience: Positive = Field(5, description="gis: layers without improvement before stopping")
     conditional: bool = Field(
         True, description="a density for each class too, and the probability of each class"
     )

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from spectra_scale.models.embedding import FittedMap, MapSettings
     from spectra_scale.models.gis import GIS, GISSettings
     from spectra_scale.models.normalise import Normalisation
+    from spectra_scale.models.refined import RefinedFlow
+    from spectra_scale.models.refined_fit import RefinedSettings
     from spectra_scale.models.uncertainty import Propagation
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "MapSettings",
     "Normalisation",
     "Propagation",
+    "RefinedFlow",
+    "RefinedSettings",
     "WeightedPCA",
     "fit_weighted_pca",
     "load_model",
@@ -37,6 +41,8 @@ _MODULES = {
     "MapSettings": "embedding",
     "Normalisation": "normalise",
     "Propagation": "uncertainty",
+    "RefinedFlow": "refined",
+    "RefinedSettings": "refined_fit",
     "WeightedPCA": "baseline",
     "fit_weighted_pca": "baseline",
     "load_model": "checkpoint",

@@ -1,35 +1,29 @@
-"""Density: the GIS flow on the latents, log_prob and p-value of every object (science.md §7)."""
+"""Density: a flow on the latents, log_prob and p-value of every object (science.md §7)."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 
-from spectra_scale.compute.progress import Progress
 from spectra_scale.config import DensitySection, changed_settings
-from spectra_scale.errors import SpectraScaleError
-from spectra_scale.provenance import read_json, write_bytes, write_json
 from spectra_scale.stages.density import drifting
 from spectra_scale.stages.density.classes import Rows, classify
+from spectra_scale.stages.density.fitting import HISTORY, fit, keep, load_flow
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column, columns_of, read_objects, write_objects
 from spectra_scale.store.run import OBJECTS
 from spectra_scale.store.sample import Sample
-from spectra_scale.store.tables import read_table, write_table
+from spectra_scale.store.tables import read_table
 
-if TYPE_CHECKING:
-    from spectra_scale.models.gis import GIS
+__all__ = ["DensityInputs", "history_of", "load_flow", "recipe", "run"]
 
-VERSION = 3
+VERSION = 4
 KIND = "density"
-FLOW = "flow.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -88,7 +82,7 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     validation = inputs.sample.validation_rows() & usable
     metrics: dict[str, Any] = {}
     if fitted is None:
-        flow, metrics = _fit(latents[training], latents[validation], config, out)
+        flow, metrics = fit(latents[training], latents[validation], config, out)
         reference = flow.log_prob(latents[validation])
     else:
         flow, reference = load_flow(fitted)
@@ -97,9 +91,7 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     log_prob[usable] = flow.log_prob(latents[usable])
     p = np.full(len(latents), np.nan)
     p[usable] = p_value(log_prob[usable], reference)
-    settings = flow.settings.to_json()
-    write_bytes(out / FLOW, save(flow.to_arrays() | {"reference": np.sort(reference)}))
-    write_json(out / "settings.json", settings)
+    keep(flow, reference, out)
     # A superseded reduction or a repeat of a training object is as optimistic as the object.
     seen = (column(index, "split") == "train") & usable & (fitted is None)
     rows = Rows(latents, column(index, "label").astype(np.int64), usable, training, validation)
@@ -121,44 +113,7 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     return finish(out, recipe, counts=counts, metrics=metrics | means)
 
 
-def _fit(
-    train: NDArray[np.float64], validation: NDArray[np.float64], config: DensitySection, out: Path
-) -> tuple[GIS, dict[str, Any]]:
-    from spectra_scale.models.gis import GIS, GISSettings
-
-    if len(validation) == 0:
-        msg = (
-            "found no object in the validation split, expected at least one to score the density "
-            "on. Loosen the cuts in [prepare], or add spectra."
-        )
-        raise SpectraScaleError(msg)
-    progress = Progress("density", config.n_iterations, "layers")
-
-    def say(_: int, record: dict[str, float]) -> None:
-        progress.advance(note=f"validation log p {record['validation_mean']:.3f}")
-
-    settings = GISSettings(**config.model_dump(exclude={"conditional", "conditional_layers"}))
-    flow = GIS.fit(train, settings, validation, say)
-    history = {
-        name: [getattr(layer, name) for layer in flow.history]
-        for name in ("train_mean", "train_trimmed", "validation_mean", "validation_trimmed")
-    }
-    write_table(out / "history.parquet", pa.table(history))
-    best = flow.best_layer
-    return flow, {"layers": flow.n_layers, "best layer": -1 if best is None else best}
-
-
-def load_flow(path: Path) -> tuple[GIS, NDArray[np.float64]]:
-    """A fitted flow and the log_prob of the validation objects it was judged on."""
-    from spectra_scale.models.gis import GIS, GISSettings
-
-    arrays = load_file(path / FLOW)
-    reference = arrays.pop("reference")
-    settings = GISSettings.from_json(read_json(path / "settings.json"))
-    return GIS.from_arrays(arrays, settings), reference
-
-
 def history_of(path: Path) -> pa.Table | None:
     """Likelihood by layer, where this artifact was fitted here."""
-    file = path / "history.parquet"
+    file = path / HISTORY
     return read_table(file) if file.is_file() else None
