@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import time
@@ -704,7 +705,13 @@ def test_apply_prints_the_facts_of_a_file_and_draws_it(run, folder, tmp_path, ca
     file = next((folder / "mock").rglob("spec-*.fits"))
     main_ok(["apply", str(run.path), str(file), "--out", str(tmp_path / "one.png")])
     out = capsys.readouterr().out
-    for word in ("log p: ", "p-value: ", "χ² per valid pixel: ", "place on the map of flux: "):
+    for word in (
+        "log p: ",
+        "p-value: ",
+        "χ² per valid pixel: ",
+        "place on the map of flux: ",
+        "class from the latents: ",
+    ):
         assert word in out
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
@@ -738,7 +745,11 @@ def test_a_folder_is_ingested_scored_placed_and_stacked_with_the_runs_models(
         if old["latent_map_fitted"]:
             # The very object is in the map: it lands where it lies.
             assert record["latent_map_0"] == pytest.approx(old["latent_map_0"], abs=0.05)
+        for name in ("posterior_passive", "posterior_broad_line"):
+            assert record[name] == pytest.approx(old[name], abs=1e-3)
     assert not any(column(table, "in_training"))
+    drift = json.loads((done.folder("density") / "drift.json").read_text())
+    assert drift["log_prob"]["n_old"] == run.sample.validation_rows().sum()
     assert not done.has("train")
     page = (done.folder("report") / "index.html").read_text()
     assert "Drift" in page
