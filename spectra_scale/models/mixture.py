@@ -206,7 +206,9 @@ def _soft_moments(
     x: Floats, weights: Floats, mixture: Mixture
 ) -> tuple[tuple[Floats, Floats, Floats], float]:
     """Moments of the rows shared out by a mixture, and its weighted mean log-likelihood."""
-    total, score = None, 0.0
+    n_components, dims = mixture.means.shape
+    size, first = np.zeros(n_components), np.zeros((n_components, dims))
+    second, score = np.zeros((n_components, dims * (dims + 1) // 2)), 0.0
     for start in range(0, len(x), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
         parts = _parts(x[rows], mixture)
@@ -216,9 +218,9 @@ def _soft_moments(
         sums = share.sum(axis=1, keepdims=True)
         score += float(weights[rows] @ (top + np.log(sums))[:, 0])
         found = _moments(x[rows], share * (weights[rows, None] / sums))
-        total = found if total is None else tuple(a + b for a, b in zip(total, found, strict=True))
-    assert total is not None
-    return (total[0], total[1], total[2]), score / float(weights.sum())
+        for sums_so_far, more in zip((size, first, second), found, strict=True):
+            sums_so_far += more
+    return (size, first, second), score / float(weights.sum())
 
 
 def _moments(x: Floats, member: Floats) -> tuple[Floats, Floats, Floats]:

@@ -93,7 +93,7 @@ def _score(y: Floats, log_share: Floats) -> Floats:
     above = logsumexp(log_share + log_ndtr(-y), axis=1)
     low = ndtri_exp(np.minimum(below, _LOG_HALF))
     high = -ndtri_exp(np.minimum(above, _LOG_HALF))
-    return np.where(below < above, low, high)
+    return np.asarray(np.where(below < above, low, high))
 
 
 def _solve(z: Floats, centre: Floats, width: Floats, log_share: Floats) -> Floats:
@@ -103,7 +103,7 @@ def _solve(z: Floats, centre: Floats, width: Floats, log_share: Floats) -> Float
     """
     ends = centre + width * z[:, None]
     low, high = ends.min(axis=1), ends.max(axis=1)
-    u = np.einsum("nc,nc->n", np.exp(log_share), ends)
+    u: Floats = np.einsum("nc,nc->n", np.exp(log_share), ends)
     open_ = np.flatnonzero(high > low)
     for _ in range(_STEPS):
         if not len(open_):

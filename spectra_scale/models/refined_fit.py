@@ -98,8 +98,8 @@ class RefinedSettings:
 class StepRecord:
     """A look at a fit: log-densities in nats of whitened rows plus the whitening's constant.
 
-    `beginning` is 0 for one Gaussian of three widths and 1 for the mixture of least BIC, `round` 0 for the race and 1 for the
-    whole fit. `train_mean` is of the batches since the last look.
+    `beginning` is 0 for one Gaussian of three widths and 1 for the mixture of least BIC, `round` 0
+    for the race and 1 for the whole fit. `train_mean` is of the batches since the last look.
     """
 
     round: int

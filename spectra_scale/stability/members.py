@@ -278,7 +278,7 @@ def scores(model: Model, place: NDArray[np.int64], flow_seeds: int, out: Path) -
 
 def _flow(model: Model, seed: int, out: Path) -> Artifact:
     """The run's density with another seed."""
-    config = model.job.density.model_copy(update={"seed": seed})
+    config = model.job.density.model_copy(update={"seed": seed, "conditional": False})
     latents = model.run.artifact("encode")
     recipe = density.recipe(latents.fingerprint, config, None)
     folder = out / "flows" / f"autoencoder-{model.seed}-flow-{seed}"
