@@ -218,8 +218,8 @@ def _soft_moments(
         sums = share.sum(axis=1, keepdims=True)
         score += float(weights[rows] @ (top + np.log(sums))[:, 0])
         found = _moments(x[rows], share * (weights[rows, None] / sums))
-        for sums_so_far, more in zip((size, first, second), found, strict=True):
-            sums_so_far += more
+        for total, more in zip((size, first, second), found, strict=True):
+            np.add(total, more, out=total)
     return (size, first, second), score / float(weights.sum())
 
 
