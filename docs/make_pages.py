@@ -228,7 +228,9 @@ FILES = {
     "`model_card.json`, `MODEL_CARD.md`, `rows.npz`, `checkpoint/`, `tensorboard/` (curves; "
     "not among the manifest's files)",
     "encode": "`objects/RELEASE.parquet`, `residuals.safetensors`",
-    "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `objects/RELEASE.parquet`",
+    "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `conditional.safetensors` "
+    "and `conditional.json` (with `conditional`), `drift_reference.safetensors`, `drift.json` "
+    "(with models of another run), `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",
     "embed-latents": "`map.safetensors`, `objects/RELEASE.parquet`",
     "regions": "`regions.json`, `members.parquet`, `objects/RELEASE.parquet`",

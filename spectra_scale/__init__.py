@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spectra_scale import figures, models, spectrum
+    from spectra_scale.generate import generate_spectra
+    from spectra_scale.similar import Neighbourhood, find_similar
     from spectra_scale.store.run import open_run
     from spectra_scale.store.sample import open_sample
     from spectra_scale.surveys.release import open_release
 
 __version__ = "0.1.0"
 __all__ = [
+    "Neighbourhood",
     "__version__",
     "figures",
+    "find_similar",
+    "generate_spectra",
     "models",
     "open_release",
     "open_run",
@@ -30,6 +35,9 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
+    "Neighbourhood": "spectra_scale.similar",
+    "find_similar": "spectra_scale.similar",
+    "generate_spectra": "spectra_scale.generate",
     "open_release": "spectra_scale.surveys.release",
     "open_run": "spectra_scale.store.run",
     "open_sample": "spectra_scale.store.sample",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from spectra_scale.config import Job
-from spectra_scale.errors import SpectraScaleError, UsageError
+from spectra_scale.errors import UsageError
 from spectra_scale.jobfile import make_job
 from spectra_scale.pipeline import run_job
-from spectra_scale.provenance import read_json
 from spectra_scale.spectrum.classify import CLASS_NAMES
-from spectra_scale.stages.train.card_text import CARD
+from spectra_scale.spectrum_file import encode_file, job_of
 from spectra_scale.store.artifact import MANIFEST
 from spectra_scale.store.run import Run, open_run
 from spectra_scale.surveys.release import open_release
 
 if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalised
-    from spectra_scale.spectrum.observed import RestSpectra
 
 Floats = NDArray[np.float32]
 
@@ -141,102 +139,42 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
 
     Raises
     ------
-    BadSpectrumError
-        If the file cannot be used.
-    SpectraScaleError
-        If its spectrum has no positive median in the rest-frame range.
+    BadSpectrumError, SpectraScaleError
+        As `spectra_scale.spectrum_file.encode_file`.
     """
-    from spectra_scale.models.autoencoder import decode_latents
-    from spectra_scale.models.inputs import load_encoder
-    from spectra_scale.models.uncertainty import Propagation, reconstruction_variance
-    from spectra_scale.stages.prepare import shift_spectra
-    from spectra_scale.surveys.sdss_spec import read_spec
+    from spectra_scale.models.uncertainty import reconstruction_variance
 
     run = open_run(run_path)
-    job: Job = make_job(tomllib.loads((run_path / "job.toml").read_text()), str(run_path))
-    spec = read_spec(path, want_lines=True)
-    assert spec.row is not None
-    z = float(spec.row["z"])
-    rest, quality = shift_spectra(spec.arrays, z, job.prepare)
-    model, inputs_ = load_encoder(run.folder("train"))
-    found = inputs_.apply(rest.flux, rest.ivar)
-    if not found.usable[0]:
-        msg = (
-            f"{path}: no valid pixel, or a median flux that is not positive, in the rest-frame "
-            f"range at z = {z:.4f}; expected a spectrum that can be normalised."
-        )
-        raise SpectraScaleError(msg)
-    how = Propagation(model, inputs_, int(run.artifact("encode").metrics["inpaint"]))
-    latents, covariance = how.propagate(found.flux, found.ivar, _correlation(job, rest))
-    factors = _calibration(run, covariance.shape[-1])
-    covariance = covariance * np.outer(factors, factors)
-    encoded = decode_latents(model, latents, found.flux, found.ivar)
+    job = job_of(run)
+    spectrum = encode_file(run, job, path)
+    row, found, quality = spectrum.row, spectrum.fed, spectrum.quality
+    encoded, covariance = spectrum.encoded, spectrum.covariance
     assert encoded.reconstruction is not None
-    error = np.sqrt(reconstruction_variance(model, latents, covariance)[0])
-    sigma = np.sqrt(np.diagonal(covariance[0]))
-    label = _label(spec.row, spec.lines)
+    error = np.sqrt(reconstruction_variance(spectrum.model, encoded.latents, covariance)[0])
+    latents, sigma = encoded.latents[0], np.sqrt(np.diagonal(covariance[0]))
     facts = {
-        "spectrum": spec.row["spectrum_key"],
-        "class": f"{spec.row['class']} {spec.row['subclass']}".strip(),
-        "label": CLASS_NAMES[label],
-        "z": z,
+        "spectrum": row["spectrum_key"],
+        "class": f"{row['class']} {row['subclass']}".strip(),
+        "label": CLASS_NAMES[spectrum.label],
+        "z": spectrum.z,
         "S/N (total)": float(quality.snr_total[0]),
         "masked fraction": float(quality.masked_fraction[0]),
         "χ² per valid pixel": float(encoded.chi2_valid[0]),
-        "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents[0], sigma, strict=True)),
+        "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents, sigma, strict=True)),
         "uncertainty of the reconstruction, median": float(np.median(error)),
         **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
-        **_beyond(run, {"z": z, "snr_median": float(quality.snr_median[0])}),
+        **({"extrapolated": spectrum.extrapolated} if spectrum.extrapolated else {}),
     }
-    shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
     return Scored(
         facts=facts,
-        wave=rest.grid.centres,
-        flux=shown,
+        wave=spectrum.wave,
+        flux=spectrum.shown,
         reconstruction=encoded.reconstruction[0],
         error=error,
-        latents=latents[0],
+        latents=latents,
         latent_errors=sigma,
-        label=label,
+        label=spectrum.label,
     )
-
-
-def _correlation(job: Job, rest: RestSpectra) -> Floats | None:
-    """Correlation of neighbouring pixels; none in the preset that shares no native pixels."""
-    from spectra_scale.spectrum.covariance import neighbour_correlation
-    from spectra_scale.spectrum.grid import SDSS_NATIVE
-
-    if job.prepare.preset != "conserve":
-        return None
-    return neighbour_correlation(rest.redshift, SDSS_NATIVE, rest.grid)
-
-
-def _beyond(run: Run, values: Mapping[str, float]) -> dict[str, str]:
-    """Where a spectrum lies outside of what the model was trained on; nothing if it does not."""
-    trained = read_json(run.folder("train") / CARD)["sample"]
-    found = []
-    for name, value in values.items():
-        least, most = trained[name]["least"], trained[name]["most"]
-        if not least <= value <= most:
-            found.append(f"{name} {value:.4g}, trained on {least:.4g} to {most:.4g}")
-    return {"extrapolated": "; ".join(found)} if found else {}
-
-
-def _calibration(run: Run, n_latent: int) -> Floats:
-    """Factors on standard deviations that the run found; 1 where it stored none."""
-    found = run.artifact("encode").metrics.get("covariance", {}).get("factors")
-    return np.asarray(found or [1.0] * n_latent, np.float32)
-
-
-def _label(row: dict[str, Any], lines: dict[str, Any] | None) -> int:
-    from spectra_scale.spectrum.classify import LineMeasurements, broad_from_subclass, classify
-
-    names = [name for name in LineMeasurements.__slots__ if name != "measured"]
-    measured = LineMeasurements(
-        measured=np.array([lines is not None]),
-        **{name: np.array([float((lines or {}).get(name, np.nan))]) for name in names},
-    )
-    return int(classify(broad_from_subclass(np.array([row["subclass"]])), measured)[0])
 
 
 def _map_flux(job: Job, found: Normalised, reconstruction: Floats) -> Floats:
@@ -256,6 +194,7 @@ def _scores(run: Run, job: Job, latents: Floats, flux: Floats) -> dict[str, Any]
     facts: dict[str, Any] = {
         "log p": float(log_prob[0]),
         "p-value": float(p_value(log_prob, reference)[0]),
+        **_posterior(run, latents),
     }
     for name, values in (("latents", latents), ("flux", flux)):
         arrays = load_file(run.folder(f"embed-{name}") / MAP)
@@ -264,6 +203,20 @@ def _scores(run: Run, job: Job, latents: Floats, flux: Floats) -> dict[str, Any]
         x, y = FittedMap.from_arrays(arrays).place(features, job.embed.n_neighbors)[0][:2]
         facts[f"place on the map of {name}"] = f"{x:.3f}, {y:.3f}"
     return facts
+
+
+def _posterior(run: Run, latents: Floats) -> dict[str, str]:
+    """The probable classes, most probable first; nothing where the run has no density by class."""
+    from spectra_scale.stages.density.classes import CONDITIONAL, load_conditional
+
+    folder = run.folder("density")
+    if not (folder / CONDITIONAL).is_file():
+        return {}
+    flow = load_conditional(folder)
+    chance = flow.posterior(latents.astype(np.float64))[0]
+    order = np.argsort(-chance, kind="stable")
+    said = [f"{CLASS_NAMES[flow.classes[k]]} {chance[k]:.3f}" for k in order if chance[k] >= 0.01]
+    return {"class from the latents": ", ".join(said)}
 
 
 def check_target(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `spectra-scale`. Nothing is printed outside this module."""
+"""The command line: `spectra-scale`. Only `cli`, `cli_density` and `terminal` print."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from spectra_scale import options
+from spectra_scale import cli_density, options
 from spectra_scale.compute.progress import log_to_terminal
 from spectra_scale.config import ComputeSection, Job, MockSection
 from spectra_scale.errors import SpectraScaleError, UsageError, explain_system_error
 from spectra_scale.jobfile import make_job, read_job
 from spectra_scale.options import JobFile, Limit, Out, RunPath, Setting, Source
+from spectra_scale.terminal import print_table
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -25,11 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-def console() -> Console:
-    """Where tables and results go."""
-    return Console(highlight=False, soft_wrap=True)
 
 
 def _job(
@@ -81,7 +75,7 @@ def plan(
 
 def _print_estimate(wanted: Job, found: Any) -> None:
     title = f"{wanted.name} -> {wanted.out}"
-    _print_table(("stage", "state"), list(found.states.items()), title)
+    print_table(("stage", "state"), list(found.states.items()), title)
     for name, value in found.facts.items():
         typer.echo(f"{name}: {value}")
     if found.problem:
@@ -93,19 +87,9 @@ def status(path: RunPath) -> None:
     """Say what a run, a release or a sample holds."""
     from spectra_scale.status import card_lines, release_lines, status_rows
 
-    _print_table(("artifact", "state", "made", "rows and figures"), status_rows(path))
+    print_table(("artifact", "state", "made", "rows and figures"), status_rows(path))
     for line in (*release_lines(path), *card_lines(path)):
         typer.echo(line)
-
-
-def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    table = Table(title=title or None, title_justify="left")
-    for i, name in enumerate(names):
-        # Where there is little room, what a line is of is the last to be cut.
-        table.add_column(name, no_wrap=i == 0)
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
 
 
 @app.command()
@@ -369,11 +353,14 @@ def scaling(
 
     report = scale(wanted, command_line(job, changes, settings or (), out))
     for title, (names, lines) in tables(report.results).items():
-        _print_table(names, lines, title)
+        print_table(names, lines, title)
     for note in notes(report.results):
         typer.echo(note)
     for path in report.files:
         typer.echo(path)
+
+
+cli_density.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 
 from spectra_scale.errors import UsageError
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.store.objects import column
 from spectra_scale.store.run import Run
-from spectra_scale.store.tables import write_table
+from spectra_scale.store.table_files import check_table_file, refuse_existing, write_table_file
 
-FORMATS = {
-    ".fits": "FITS", ".parquet": "Parquet", ".csv": "CSV", ".vot": "VOTable", ".xml": "VOTable",
-}  # fmt: skip
 #: Ending of the auto-encoder's file.
 ONNX = ".onnx"
+_MODEL = f"{ONNX} (the auto-encoder)"
 
 
 def export(run: Run, path: Path) -> int:
@@ -42,31 +38,11 @@ def export(run: Run, path: Path) -> int:
     UsageError
         If the ending is none of these, or the file exists.
     """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        endings = ", ".join([*FORMATS, f"{ONNX} (the auto-encoder)"])
-        msg = f"{path}: found ending {path.suffix!r}, expected one of {endings}."
-        raise UsageError(msg)
-    _refuse_existing(path)
+    check_table_file(path, _MODEL)
     table = run.table()
     names = [CLASS_NAMES[code] for code in column(table, "label").tolist()]
     table = table.append_column("label_name", pa.array(names, pa.string()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "Parquet":
-        write_table(path, table)
-    elif kind == "CSV":
-        sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(table, sink)
-        write_bytes(path, sink.getvalue().to_pybytes())
-    else:
-        _write_astropy(table, path, "fits" if kind == "FITS" else "votable")
-    return int(table.num_rows)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        msg = f"{path} exists already. Give another name, or delete it."
-        raise UsageError(msg)
+    return write_table_file(path, table, _MODEL)
 
 
 def export_model(run: Run, path: Path) -> int:
@@ -92,7 +68,7 @@ def export_model(run: Run, path: Path) -> int:
     from spectra_scale.models.inputs import load_encoder
     from spectra_scale.models.onnx_export import onnx_model
 
-    _refuse_existing(path)
+    refuse_existing(path)
     if not run.has("train"):
         msg = (
             f"{run.path} has no finished auto-encoder of its own. Run the job to its end, or give "
@@ -113,20 +89,3 @@ def export_model(run: Run, path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
     return len(data)
-
-
-def _write_astropy(table: pa.Table, path: Path, kind: str) -> None:
-    from astropy.table import Table
-
-    columns = {}
-    for name in table.column_names:
-        values = column(table, name)
-        if values.dtype == np.int8:  # a label; VOTable has no signed byte
-            values = values.astype(np.int16)
-        columns[name] = values.astype(str) if values.dtype == object else values
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        Table(columns).write(partial, format=kind, overwrite=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

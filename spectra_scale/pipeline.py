@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from spectra_scale.compute.place import Place, open_place
 from spectra_scale.compute.progress import duration
@@ -77,9 +77,16 @@ class Pipeline:
         self._score()
         self._stack(releases)
         inputs = report.ReportInputs(
-            Run(self.job.out), tuple(releases), self.artifacts, self.plan.models
+            Run(self.job.out), tuple(releases), self.artifacts, density.load_flow, self.plan.models
         )
         self._stage("report", lambda out, recipe: report.run(inputs, self.job, out, recipe))
+        return Run(self.job.out)
+
+    def until_density(self) -> Run:
+        """Run the stages up to the density that are not done: what seeds are compared by."""
+        self._prepare([self._release(name) for name in self.plan.releases])
+        self._models()
+        self._density()
         return Run(self.job.out)
 
     def _release(self, name: str) -> Release:
@@ -123,11 +130,15 @@ class Pipeline:
         self._stage("encode", lambda out, recipe: encode.run(
             given, job.encode, place, out, recipe))  # fmt: skip
 
+    def _density(self) -> None:
+        job, latents = self.job, self.artifacts["encode"]
+        flow = density.DensityInputs(self.sample, latents, self._fitted("density"))
+        self._stage("density", lambda out, recipe: density.run(flow, job.density, out, recipe))
+
     def _score(self) -> None:
+        self._density()
         job, place, sample = self.job, self.place, self.sample
         latents = self.artifacts["encode"]
-        flow = density.DensityInputs(sample, latents, self._fitted("density"))
-        self._stage("density", lambda out, recipe: density.run(flow, job.density, out, recipe))
         for stage in ("embed-latents", "embed-flux"):
             inputs = embed.EmbedInputs(
                 sample, self.artifacts["train"], latents, self._fitted(stage)
@@ -169,13 +180,15 @@ def timed(name: str, make: Callable[[], T]) -> T:
     return made
 
 
-def run_job(job: Job) -> Run:
+def run_job(job: Job, *, until: Literal["density", "report"] = "report") -> Run:
     """Run a job: every stage that is not done already.
 
     Parameters
     ----------
     job
         The job.
+    until
+        The last stage: of a job that only its density is wanted of, no map is made.
 
     Returns
     -------
@@ -201,7 +214,8 @@ def run_job(job: Job) -> Run:
         for scrap in job.out.glob(".job.toml.*.part"):
             # Of a run that was killed; this one holds the folder.
             scrap.unlink(missing_ok=True)
-        return Pipeline(plan, place).all()
+        line = Pipeline(plan, place)
+        return line.all() if until == "report" else line.until_density()
 
 
 def _checked_plan(job: Job) -> Plan:

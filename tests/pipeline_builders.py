@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from spectra_scale.store.arrays import (
     write_shard,
 )
 from spectra_scale.store.objects import column
+from spectra_scale.store.run import Run
 from spectra_scale.store.sample import Sample
 from spectra_scale.store.schema import DROPPED, INDEX, SAMPLE_ARRAYS
 from spectra_scale.store.tables import write_table
@@ -219,7 +221,7 @@ def tiny_job(folder, **changes):
             "learning_rate": 3e-4,
             "checkpoint_every": 1,
         },
-        "density": {"n_iterations": 5},
+        "density": {"n_iterations": 5, "conditional_layers": 3},
         "embed": {"n_epochs": 20},
         "stack": {"n_bootstrap": 10},
         "compute": {"engine": "serial", "shard_rows": 128, "chunk_rows": 64},
@@ -246,3 +248,9 @@ def manifest(folder):
 
 def keys_of(table):
     return column(table, "spectrum_key").tolist()
+
+
+def copy_of_run(run, folder):
+    """A copy of a run that can be changed."""
+    shutil.copytree(run.path, Path(folder) / "run", symlinks=True)
+    return Run(Path(folder) / "run")

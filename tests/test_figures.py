@@ -51,6 +51,7 @@ def every_figure(n, *, broken=False):
     table = {"sequence": ["top"] * n, "region": [str(i) for i in range(n)], "d4000n": values,
              "hdelta_a": values, "hdelta_a_error": np.abs(values)}  # fmt: skip
     pixel = flux[0] if n else np.full(WAVE.size, np.nan)
+    curve = figures.Curve(np.abs(values), np.abs(values), values, np.abs(values) + 0.1)
     curves = {"epoch": np.arange(n), "train_chi2": values, "validation_chi2": values}
     return {
         "redshift_histograms": figures.redshift_histograms(values, values),
@@ -66,7 +67,12 @@ def every_figure(n, *, broken=False):
         "loss_by_epoch": figures.loss_by_epoch(curves, baseline=2.0 if n else None),
         "latent_corner": figures.latent_corner(data["latents"][:, :3], label),
         "log_prob_histogram": figures.log_prob_histogram(values, values, by_class=by_class),
-        "drift_histograms": figures.drift_histograms({"chi2": values}, {"chi2": values[:1]}),
+        "class_reliability": figures.class_reliability(
+            curve, {1: curve}, np.full((2, 2), n), [1, "passive"], "note"
+        ),
+        "drift_histograms": figures.drift_histograms(
+            {"chi2": values}, {"chi2": values[:1]}, numbers={"chi2": "mean +0.1"}
+        ),
         "spectra_grid": figures.spectra_grid(
             WAVE, flux, label.tolist(), ["t"] * n, reconstructions=flux
         ),
@@ -397,3 +403,12 @@ def test_drift_distance_is_that_of_kolmogorov_and_smirnov():
     assert ks_distance(a, b) == pytest.approx(ks_2samp(a, b).statistic, abs=1e-12)
     assert ks_distance(a, a) == 0.0
     assert np.isnan(ks_distance(a, np.empty(0)))
+
+
+def test_the_confusion_matrix_shows_shares_of_the_true_class_and_counts():
+    curve = figures.Curve(*(np.array([0.1, 0.9]) for _ in range(4)))
+    figure = figures.class_reliability(curve, {}, [[30, 10], [0, 5]], [1, 4])
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert texts == ["75 %\n30", "25 %\n10", "100 %\n5"]
+    with pytest.raises(SpectraScaleError, match="one row and column for each of 3"):
+        figures.class_reliability(curve, {}, [[1, 0], [0, 1]], [1, 2, 3])

@@ -15,6 +15,7 @@ from spectra_scale.spectrum.indices import (
     continuum_slope,
     d4000n,
     feii_excess,
+    halpha_nii_ew,
     hdelta_a,
     measure_indices,
     pixel_edges,
@@ -320,3 +321,22 @@ def test_a_fit_is_repeatable_and_scales_with_the_flux():
     assert scaled["halpha_broad_ew"] == pytest.approx(once["halpha_broad_ew"], rel=1e-5)
     with pytest.raises(SpectraScaleError, match="have shapes"):
         fit_lines(NATIVE, flux[1:], error)
+
+
+# Hα and [N II] together ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wave", [NATIVE, 10 ** (np.log10(3388) + 3.9008e-4 * np.arange(1000))])
+def test_the_width_of_halpha_and_nii_is_the_sum_of_the_lines(wave):
+    continuum = 2.0 + 1e-4 * (wave - 6500)
+    flux = continuum.copy()
+    for line, width in ((LINES["NII6549"], 3.0), (LINES["Halpha"], 20.0), (LINES["NII6585"], 9.0)):
+        height = width / (np.sqrt(2 * np.pi) * 4.0)  # sigma 4 Å
+        flux += continuum * height * np.exp(-0.5 * ((wave - line) / 4.0) ** 2)
+    # Pixels of 6 Å sample lines of sigma 4 Å by their centres; [N II] 6549 is cut 6 sigma away.
+    assert halpha_nii_ew(wave, flux) == pytest.approx(32.0, rel=5e-3)
+    assert halpha_nii_ew(wave, continuum) == pytest.approx(0.0, abs=1e-3)
+    assert halpha_nii_ew(wave, 7 * flux) == pytest.approx(halpha_nii_ew(wave, flux), rel=1e-9)
+    gap = np.where(np.abs(wave - 6564.6) < 4, np.nan, flux)
+    assert np.isnan(halpha_nii_ew(wave, gap))
+    assert np.isnan(halpha_nii_ew(wave, -flux))

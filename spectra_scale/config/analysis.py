@@ -40,6 +40,12 @@ class DensitySection(Settings):
         False, description="stop when the validation likelihood stops improving; paper: off"
     )
     patience: Positive = Field(5, description="layers without improvement before stopping")
+    conditional: bool = Field(
+        True, description="a density for each class too, and the probability of each class"
+    )
+    conditional_layers: Positive = Field(
+        200, description="most layers of the densities of the classes, which stop by themselves"
+    )
     seed: int = Field(1, ge=0, description="of subsamples and directions")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from spectra_scale.figures.autoencoder import architecture as architecture
     from spectra_scale.figures.autoencoder import loss_by_epoch as loss_by_epoch
     from spectra_scale.figures.autoencoder import parameter_count as parameter_count
+    from spectra_scale.figures.classes import Curve as Curve
+    from spectra_scale.figures.classes import class_reliability as class_reliability
     from spectra_scale.figures.density import drift_histograms as drift_histograms
     from spectra_scale.figures.density import log_prob_histogram as log_prob_histogram
     from spectra_scale.figures.diagnostics import bpt_whan as bpt_whan
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from spectra_scale.figures.scaling import scaling_figure as scaling_figure
     from spectra_scale.figures.spectra import class_comparison as class_comparison
     from spectra_scale.figures.spectra import spectra_grid as spectra_grid
+    from spectra_scale.figures.stability import RankPair as RankPair
+    from spectra_scale.figures.stability import stability_figure as stability_figure
     from spectra_scale.figures.stacks import polygon_stacks as polygon_stacks
     from spectra_scale.figures.stacks import sequence_stacks as sequence_stacks
     from spectra_scale.figures.stacks import stack_indices as stack_indices
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": ("architecture", "loss_by_epoch", "parameter_count"),
+        "classes": ("Curve", "class_reliability"),
         "density": ("drift_histograms", "log_prob_histogram"),
         "diagnostics": ("bpt_whan", "redshift_histograms"),
         "latents": ("latent_corner",),
@@ -57,6 +62,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "residuals": ("chi2_by_class", "pixelwise_chi2", "residual_by_class"),
         "scaling": ("ScalingPoint", "scaling_figure"),
         "spectra": ("class_comparison", "spectra_grid"),
+        "stability": ("RankPair", "stability_figure"),
         "stacks": ("polygon_stacks", "sequence_stacks", "stack_indices"),
         "style": ("CLASS_COLOURS", "class_colour", "class_name"),
     }

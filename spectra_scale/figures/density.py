@@ -129,7 +129,11 @@ def _histograms(
 
 
 def drift_histograms(
-    trained: Mapping[str, npt.ArrayLike], new: Mapping[str, npt.ArrayLike], *, n_bins: int = 60
+    trained: Mapping[str, npt.ArrayLike],
+    new: Mapping[str, npt.ArrayLike],
+    *,
+    numbers: Mapping[str, str] | None = None,
+    n_bins: int = 60,
 ) -> Figure:
     """Scores of new data beside those the models were trained on.
 
@@ -138,6 +142,8 @@ def drift_histograms(
     trained, new
         Scores by name (``log_prob``, ``chi2``, ``p_value`` …), shape (n,) each; NaN is left out.
         A name missing on one side is drawn for the other alone.
+    numbers
+        Text by name of a score, for a line below the title of its panel.
     n_bins
         Number of bins, shared by both.
 
@@ -156,6 +162,9 @@ def drift_histograms(
         old = column(f"trained {name}", trained.get(name, ()))
         fresh = column(f"new {name}", new.get(name, ()))
         _drift_panel(axes, name, (old[np.isfinite(old)], fresh[np.isfinite(fresh)]), n_bins)
+        if numbers is not None and name in numbers:
+            title = axes.get_title(loc="left")
+            axes.set_title(f"{title}\n{numbers[name]}".strip(), fontsize=10.5, loc="left")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     if not names:

@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from spectra_scale.errors import SpectraScaleError
@@ -132,7 +132,7 @@ def dress(axes: Axes, xlabel: str = "", ylabel: str = "", title: str = "") -> No
     axes.set_axisbelow(False)
 
 
-def head(figure: Figure, title: str, note: str = "") -> None:
+def head(figure: Figure | SubFigure, title: str, note: str = "") -> None:
     """Put a title on top of the figure and, where given, a small note at its foot."""
     figure.suptitle(title, fontsize=12, x=0.012, ha="left")
     if note:

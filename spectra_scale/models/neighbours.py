@@ -4,7 +4,8 @@ Up to 15 dimensions a k-d tree is used, beyond that brute force: a float32 matri
 candidates, with a margin for its rounding, and float64 differences decide among them. So the
 result is that of float64 arithmetic at the speed of the matrix product, and does not depend on the
 shape of a batch, which the rounding of the product does. Only the neighbours of a large set in
-itself are approximate (NN-descent), above `TREE_ROWS` or `BRUTE_ROWS`; queries are always exact.
+itself are approximate (NN-descent), above `TREE_ROWS` or `BRUTE_ROWS`; queries are exact, but for
+those of an `ApproximateIndex`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,44 @@ class ExactIndex:
         rough += squares[:, None]
         rough += self._squares
         return rough, self._error * squares
+
+
+@final
+class ApproximateIndex:
+    """Neighbour search in a fixed set of rows that finds nearly all neighbours (NN-descent).
+
+    Building it takes far longer than one exact query, a query far less: for many queries of a
+    large set. tests/benchmarks/similar.py measures both.
+
+    Parameters
+    ----------
+    reference
+        Rows, shape (n, D), finite; taken as float32.
+    seed
+        Same seed, same index.
+    epsilon
+        How far beyond the k-th distance a search goes on; more finds more.
+
+    Raises
+    ------
+    SpectraScaleError
+        If the rows are not a finite two-dimensional array.
+    """
+
+    def __init__(self, reference: ArrayLike, seed: int = 0, epsilon: float = 0.2) -> None:
+        from pynndescent import NNDescent
+
+        rows = finite_rows(reference, "reference")
+        self._shape, self._epsilon = rows.shape, epsilon
+        self._index = NNDescent(rows, n_neighbors=min(30, len(rows)), random_state=seed)
+        self._index.prepare()
+
+    def query(self, queries: ArrayLike, k: int) -> tuple[Indices, Floats]:
+        """Find about the k nearest reference rows of each query; as `ExactIndex.query`."""
+        rows = finite_rows(queries, "queries", dims=self._shape[1])
+        _check_k(k, self._shape[0])
+        indices, distances = self._index.query(rows, k=k, epsilon=self._epsilon)
+        return _sorted_by_distance(indices, distances)
 
 
 def knn(

@@ -33,6 +33,9 @@ BALMER_RED = _from_air(3800.0, 3950.0)
 HDELTA_A_INDEX = _from_air(4083.50, 4122.25)
 HDELTA_A_BLUE = _from_air(4041.60, 4081.50)
 HDELTA_A_RED = _from_air(4128.50, 4161.00)
+# Wide enough for narrow lines in pixels of 6 Å; the sides are free of lines.
+HALPHA_NII: Window = (6525.0, 6610.0)
+HALPHA_SIDES: tuple[Window, Window] = ((6440.0, 6510.0), (6630.0, 6690.0))
 # Quasar continuum and iron windows are vacuum, as is the Vanden Berk composite.
 CONTINUUM_WINDOWS: tuple[Window, ...] = (
     (3500.0, 3600.0),
@@ -202,18 +205,45 @@ def hdelta_a(wave: npt.ArrayLike, flux: npt.ArrayLike) -> float:
     float
         Å; NaN where a window is not covered or the continuum is not positive.
     """
-    edges, values = _spectrum(wave, flux)
-    blue = _cut(edges, values, HDELTA_A_BLUE)
-    red = _cut(edges, values, HDELTA_A_RED)
-    line = _cut(edges, values, HDELTA_A_INDEX)
+    return _equivalent_width(*_spectrum(wave, flux), HDELTA_A_INDEX, (HDELTA_A_BLUE, HDELTA_A_RED))
+
+
+def _equivalent_width(
+    edges: Floats, flux: Floats, window: Window, sides: tuple[Window, Window]
+) -> float:
+    """∫(1 - F/C) dλ over a window, C the straight line through the means of both sides."""
+    blue, red = (_cut(edges, flux, side) for side in sides)
+    line = _cut(edges, flux, window)
     if blue is None or red is None or line is None:
         return float("nan")
-    x_blue, x_red = sum(HDELTA_A_BLUE) / 2.0, sum(HDELTA_A_RED) / 2.0
+    x_blue, x_red = (sum(side) / 2.0 for side in sides)
     slope = (red.mean() - blue.mean()) / (x_red - x_blue)
     continuum = blue.mean() + slope * (line.middles - x_blue)
     if not (continuum > 0).all():
         return float("nan")
     return float(((1.0 - line.flux / continuum) * line.widths).sum())
+
+
+def halpha_nii_ew(wave: npt.ArrayLike, flux: npt.ArrayLike) -> float:
+    """Equivalent width of Hα and [N II] together, Å, positive in emission.
+
+    ∫(F/C - 1) dλ over 6525-6610 Å (vacuum), C the straight line through the mean fluxes of
+    6440-6510 and 6630-6690 Å at their middles. A broad Hα reaches into all of these, so that of
+    broad-line objects is too small; `spectra_scale.spectrum.linefit` fits the lines apart.
+
+    Parameters
+    ----------
+    wave
+        Vacuum wavelength of the pixel centres, Å, shape (n,).
+    flux
+        Flux density per Å, shape (n,); NaN where missing.
+
+    Returns
+    -------
+    float
+        Å; NaN where a window is not covered or the continuum is not positive.
+    """
+    return -_equivalent_width(*_spectrum(wave, flux), HALPHA_NII, HALPHA_SIDES)
 
 
 def _power_law(edges: Floats, flux: Floats) -> tuple[float, float] | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from spectra_scale.store.sample import Sample
 from spectra_scale.store.tables import read_table
 from spectra_scale.surveys.release import Release
 
+if TYPE_CHECKING:
+    from spectra_scale.models.generate import Density
+
 #: Spectra shown in figures 12 and 13.
 N_SHOWN = 16
 SPLITS = ("train", "validation")
@@ -37,6 +40,9 @@ class ReportInputs:
         The run's directory and its releases.
     artifacts
         Its finished stages, by name.
+    load_flow
+        Reads the flow, and the log p it was judged on, from the density's directory: that stage's
+        own reader, given to this one, as stages do not know each other.
     models
         Run whose models were used, or None: they were trained here.
     """
@@ -44,6 +50,7 @@ class ReportInputs:
     run: Run
     releases: tuple[Release, ...]
     artifacts: dict[str, Artifact]
+    load_flow: Callable[[Path], tuple[Density, NDArray[np.float64]]]
     models: Run | None = None
 
     @property

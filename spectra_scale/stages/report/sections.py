@@ -13,8 +13,10 @@ from spectra_scale import figures
 from spectra_scale.config import Job
 from spectra_scale.figures.page import FigureItem, Section, Table, png_of
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
+from spectra_scale.stages.report import density_sections as by_class
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.generated import generated
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
@@ -39,6 +41,7 @@ def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
         yield _drift(inputs, objects)
     yield _latents(objects, job)
     yield _density(inputs, objects)
+    yield from by_class.posterior_section(inputs, objects)
     yield _maps(inputs, objects, job)
     yield from _stacks(inputs, objects, job)
     yield _provenance(inputs)
@@ -189,20 +192,24 @@ def _drift(inputs: ReportInputs, objects: Objects) -> Section:
         ratio = None if a is None or b is None else b / a
         rows.append([name, int((objects.label == CLASS_NAMES.index(name)).sum()), a, b, ratio])
     columns = ["class", "spectra here", "trained on", "this data", "ratio"]
+    drift = by_class.drift_of(inputs.artifacts["density"])
     histograms = figures.drift_histograms(
         {k: v for k, v in theirs.items() if k != "label"},
         {k: v for k, v in mine.items() if k != "label"},
+        numbers=by_class.drift_numbers(drift),
     )
     return Section(
         "Drift",
         "<p>The models are those of another run. This is how far the data here lie from what "
-        "they were trained on.</p>",
+        "they were trained on. With many spectra every difference is significant: read the sizes "
+        "first, the p-values last.</p>",
         [
             _item("", figures.chi2_by_class(bars, ylabel="median χ² per valid pixel (eq. 2)"),
                   "Median χ² per valid pixel by class."),
             _item("", histograms, "Scores here and in the validation split of that run."),
         ],
-        [Table("Median χ² per valid pixel (eq. 2), not capped", columns, rows)],
+        [Table("Median χ² per valid pixel (eq. 2), not capped", columns, rows),
+         *by_class.drift_tables(drift)],
     )  # fmt: skip
 
 
@@ -238,6 +245,7 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
          objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row]]
         for row in rare.rows
     ]  # fmt: skip
+    made, tables = generated(inputs, objects, FLUX_UNIT)
     return Section(
         "Density",
         "<p>log p of the latents under the GIS flow. The p-value is the share of validation "
@@ -246,9 +254,10 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
             _item("11", histogram, "log p of both splits and of each class."),
             _item("12", least, "The 16 least probable spectra, and their reconstructions."),
             _item("13", most, "16 reconstructions, a random choice of the more probable half."),
+            _item("", made, "16 spectra drawn from the density and decoded: none was observed."),
         ],
         [Table("Least probable spectra", ["spectrum", "class", "z", "log p", "p-value",
-                                          "χ² per valid pixel"], rows)],
+                                          "χ² per valid pixel"], rows), *tables],
     )  # fmt: skip
 
 

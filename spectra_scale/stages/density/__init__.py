@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from spectra_scale.compute.progress import Progress
 from spectra_scale.config import DensitySection, changed_settings
 from spectra_scale.errors import SpectraScaleError
 from spectra_scale.provenance import read_json, write_bytes, write_json
+from spectra_scale.stages.density import drifting
+from spectra_scale.stages.density.classes import Rows, classify
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import column, columns_of, read_objects, write_objects
 from spectra_scale.store.run import OBJECTS
@@ -25,7 +27,7 @@ from spectra_scale.store.tables import read_table, write_table
 if TYPE_CHECKING:
     from spectra_scale.models.gis import GIS
 
-VERSION = 2
+VERSION = 3
 KIND = "density"
 FLOW = "flow.safetensors"
 log = logging.getLogger(__name__)
@@ -66,7 +68,9 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
         `[density]`.
     out
         Directory of the artifact: ``flow.safetensors``, ``history.parquet`` and ``objects/`` with
-        `log_prob`, `p_value` and `in_training` (such rows are optimistic).
+        `log_prob`, `p_value` and `in_training` (such rows are optimistic). With `conditional`
+        also ``conditional.safetensors`` and the posterior of each class; with a fitted density
+        ``drift.json``.
     recipe
         What it is made from.
     """
@@ -76,17 +80,19 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     from spectra_scale.models.gis import p_value
 
     index = inputs.sample.index
+    fitted = None if inputs.fitted is None else inputs.fitted.path
     table = read_objects(inputs.latents.path / OBJECTS, index)
     latents = columns_of(table, "latent").astype(np.float64)
     usable = column(table, "usable").astype(bool)
     training = inputs.sample.training_rows() & usable
     validation = inputs.sample.validation_rows() & usable
-    if inputs.fitted is None:
+    metrics: dict[str, Any] = {}
+    if fitted is None:
         flow, metrics = _fit(latents[training], latents[validation], config, out)
         reference = flow.log_prob(latents[validation])
     else:
-        flow, reference = load_flow(inputs.fitted.path)
-        training, metrics = np.zeros(len(usable), dtype=bool), {}
+        flow, reference = load_flow(fitted)
+        training = np.zeros(len(usable), dtype=bool)
     log_prob = np.full(len(latents), np.nan)
     log_prob[usable] = flow.log_prob(latents[usable])
     p = np.full(len(latents), np.nan)
@@ -95,8 +101,17 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
     write_bytes(out / FLOW, save(flow.to_arrays() | {"reference": np.sort(reference)}))
     write_json(out / "settings.json", settings)
     # A superseded reduction or a repeat of a training object is as optimistic as the object.
-    seen = (column(index, "split") == "train") & usable & (inputs.fitted is None)
-    columns = {"log_prob": log_prob, "p_value": p, "in_training": seen}
+    seen = (column(index, "split") == "train") & usable & (fitted is None)
+    rows = Rows(latents, column(index, "label").astype(np.int64), usable, training, validation)
+    by_class, metrics["conditional"] = classify(rows, config, fitted, out)
+    if fitted is None:
+        judges = drifting.scored(index, latents, log_prob, validation)
+        drifting.keep_reference(out, judges, config.seed)
+    else:
+        once = usable & ~column(index, "superseded").astype(bool)
+        new = drifting.scored(index, latents, log_prob, once)
+        metrics["drift"] = drifting.compare(fitted, new, out)
+    columns = {"log_prob": log_prob, "p_value": p, "in_training": seen} | by_class
     write_objects(out / OBJECTS, index, columns)
     means = {
         f"mean log_prob {name}": float(np.mean(log_prob[rows])) if rows.any() else None
@@ -108,7 +123,7 @@ def run(inputs: DensityInputs, config: DensitySection, out: Path, recipe: Recipe
 
 def _fit(
     train: NDArray[np.float64], validation: NDArray[np.float64], config: DensitySection, out: Path
-) -> tuple[GIS, dict[str, float]]:
+) -> tuple[GIS, dict[str, Any]]:
     from spectra_scale.models.gis import GIS, GISSettings
 
     if len(validation) == 0:
@@ -122,7 +137,7 @@ def _fit(
     def say(_: int, record: dict[str, float]) -> None:
         progress.advance(note=f"validation log p {record['validation_mean']:.3f}")
 
-    settings = GISSettings(**config.model_dump())
+    settings = GISSettings(**config.model_dump(exclude={"conditional", "conditional_layers"}))
     flow = GIS.fit(train, settings, validation, say)
     history = {
         name: [getattr(layer, name) for layer in flow.history]
