@@ -32,13 +32,8 @@ from spectra_scale.models.conditional_layers import (
     fit_class_layers,
     started,
 )
-from spectra_scale.models.gis_layers import (
-    Floats,
-    Progress,
-    Whitening,
-    checked_rows,
-    whiten_rows,
-)
+from spectra_scale.models.gis_layers import Progress
+from spectra_scale.models.gis_rows import Floats, Whitening, checked_rows, whiten_rows
 from spectra_scale.models.gis_spline import layer_forward, layer_inverse, matrix_rows
 from spectra_scale.models.reliability import fit_temperature
 

@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.models.gis_directions import AscentSettings, project, search_directions
 from spectra_scale.models.gis_kde import fit_slice, gaussian_scores, knot_count
-from spectra_scale.models.gis_layers import (
-    MIN_ROWS,
-    Flowing,
-    Progress,
-    Whitening,
-    trimmed_mean,
-    whitened,
-)
+from spectra_scale.models.gis_layers import MIN_ROWS, Progress
+from spectra_scale.models.gis_rows import Flowing, Whitening, trimmed_mean, whitened
 from spectra_scale.models.gis_spline import layer_forward, matrix_rows, shrink
 
 Floats: TypeAlias = NDArray[np.float64]
