@@ -10,7 +10,7 @@ log-determinants``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -34,6 +34,7 @@ from spectra_scale.models.gis_rows import (
     Whitening,
     check_batch,
     checked_rows,
+    host_batches,
     trimmed_mean,
     weighted_rows,
     whiten_rows,
@@ -71,10 +72,12 @@ class GIS:
         settings: GISSettings,
         history: tuple[LayerRecord, ...],
     ) -> None:
-        self._whitening = whitening
-        self._layers = layers
-        self.settings = settings
-        self.history = history
+        self._whitening, self._layers = whitening, layers
+        self.settings, self.history = settings, history
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self._whitening, self._layers, self.history)
 
     @property
     def n_dimensions(self) -> int:
@@ -165,8 +168,8 @@ class GIS:
         if not settings.early_stop:
             return flow
         best = flow.best_layer
+        log.info("flow stopped layers=%s fitted=%d", best, len(layers.frames))
         kept = Layers(layers.frames[:best].copy(), layers.tables[:best].copy())
-        log.info("flow stopped layers=%d fitted=%d", len(kept.frames), len(layers.frames))
         return cls(whitening, kept, settings, history)
 
     def transform(
@@ -203,7 +206,7 @@ class GIS:
             place = gis_torch.Place.of(device, precision, check_batch(batch))
             return gis_torch.transform(rows, self._whitening, self._layers, place)
         z, logdet = np.empty(rows.shape), np.empty(len(rows))
-        for here in _batches(len(rows), precision, batch):
+        for here in host_batches(len(rows), precision, batch):
             part = whitened(rows[here], self._whitening)
             for frame, tables in zip(self._layers.frames, self._layers.tables, strict=True):
                 part.push(frame, tables)
@@ -264,7 +267,7 @@ class GIS:
             place = gis_torch.Place.of(device, precision, check_batch(batch))
             return gis_torch.inverse(rows, self._whitening, self._layers, place)
         x = np.empty(rows.shape)
-        for here in _batches(len(rows), precision, batch):
+        for here in host_batches(len(rows), precision, batch):
             part = rows[here].copy()
             for layer in reversed(range(self.n_layers)):
                 layer_inverse(part, self._layers.frames[layer], self._layers.tables[layer])
@@ -304,7 +307,7 @@ class GIS:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the settings as named arrays; see `from_arrays`."""
-        return Parts(self._whitening, self._layers, self.history).to_arrays()
+        return self._parts.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: GISSettings) -> GIS:
@@ -320,8 +323,7 @@ class GIS:
 
     def save(self, path: str | Path) -> None:
         """Write arrays and settings as one safetensors file, whole or not at all."""
-        parts = Parts(self._whitening, self._layers, self.history)
-        write_flow(Path(path), parts, self.settings)
+        write_flow(Path(path), self._parts, self.settings)
 
     @classmethod
     def load(cls, path: str | Path) -> GIS:
@@ -341,8 +343,8 @@ def _settings_of(settings: GISSettings | None, start: GIS | None) -> GISSettings
     if start is None:
         return GISSettings() if settings is None else settings
     settings = start.settings if settings is None else settings
-    n_slices, n_knots = start._layers.tables.shape[1], start._layers.tables.shape[3]
-    for name, found in (("n_slices", n_slices), ("n_knots", n_knots)):
+    shape = start._layers.tables.shape
+    for name, found in (("n_slices", shape[1]), ("n_knots", shape[3])):
         wanted = getattr(settings, name)
         if wanted not in (None, found):
             msg = (
@@ -366,16 +368,6 @@ def _rows_on(
     from spectra_scale.models.gis_torch import Place, TorchRows
 
     return TorchRows(rows, whitening, Place.of(device, "float64", batch), weights)
-
-
-def _batches(n: int, precision: FlowPrecision, batch: int | None) -> Iterator[slice]:
-    """Rows at once on the processor: all, unless a batch is given."""
-    if precision != "float64":
-        msg = f"precision {precision!r} needs a device; the processor's own loops are in float64."
-        raise UsageError(msg)
-    size = check_batch(batch) or max(n, 1)
-    for start in range(0, n, size):
-        yield slice(start, start + size)
 
 
 def p_value(log_prob: Floats, validation_log_prob: Floats) -> Floats:

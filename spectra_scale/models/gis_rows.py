@@ -323,3 +323,13 @@ def check_batch(batch: int | None) -> int | None:
         msg = f"batch is {batch}; give 1 row or more, or leave it out."
         raise UsageError(msg)
     return batch
+
+
+def host_batches(n: int, precision: str, batch: int | None) -> Iterator[slice]:
+    """Rows at once on the processor: all, unless a batch is given."""
+    if precision != "float64":
+        msg = f"precision {precision!r} needs a device; the processor's own loops are in float64."
+        raise UsageError(msg)
+    size = check_batch(batch) or max(n, 1)
+    for start in range(0, n, size):
+        yield slice(start, start + size)
