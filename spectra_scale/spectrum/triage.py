@@ -1,0 +1,148 @@
+"""Verdicts: what is wrong with a spectrum, by how far its statistics lie from what is usual.
+
+Each kind of fault has one statistic. Its distribution in the validation split, at about the same
+S/N, gives a centre (the median) and a width (of the upper side, from its 84 and 95 % quantiles, so
+that a few per cent of broken spectra do not widen it). The strength of the evidence is the
+distance from the centre in widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["FAULTS", "NONE", "RARE", "VERDICTS", "Levels", "statistics_of", "verdicts"]
+
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+FAULTS = (
+    "missing-range", "wrong-redshift", "calibration-step", "sky-residual", "bad-pixels",
+    "reconstruction",
+)  # fmt: skip
+"""Kinds of fault, those that explain the others first."""
+NONE, RARE, UNUSABLE = "none", "rare-shape", "unusable"
+VERDICTS = (NONE, *FAULTS, RARE, UNUSABLE)
+"""All verdicts."""
+
+#: Least width of each statistic, in its own unit: where the usual spectra are all alike, a trifle
+#: must not count as many widths. A hundredth of the grid; 2 % in a ratio of χ² (twice its scatter
+#: by noise over 1000 pixels would be 9 %); 10 % in the others.
+_LEAST = {"missing-range": 0.01, "wrong-redshift": 0.02}
+_LEAST_ELSE = 0.1
+#: Validation spectra in one bin of S/N: the error of a width is then under a tenth.
+_IN_BIN, _MOST_BINS = 200, 10
+
+
+def statistics_of(columns: Mapping[str, Doubles]) -> dict[str, Doubles]:
+    """The statistic of each kind of fault, from the columns of evidence.
+
+    Parameters
+    ----------
+    columns
+        Of `faults.measure_faults`, and ``chi2_scan`` and ``chi2_scan_here`` of the best shift,
+        NaN where none was tried; shape (spectrum,) each.
+
+    Returns
+    -------
+    dict
+        By kind, shape (spectrum,); NaN where it could not be measured. All grow with the fault;
+        ratios are logarithms.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "missing-range": np.maximum.reduce(
+                [columns[f"missing_{place}"] for place in ("blue", "red", "gap")]
+            ),
+            "wrong-redshift": np.log(columns["chi2_scan_here"] / columns["chi2_scan"]),
+            "calibration-step": np.log1p(columns["step_sigma"]),
+            "sky-residual": np.log(columns["sky_ratio"]),
+            "bad-pixels": np.log1p(columns["spike_power"]),
+            "reconstruction": np.log(columns["misfit"]),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """What is usual of one statistic, by S/N.
+
+    Parameters
+    ----------
+    snr
+        ln of the median S/N of each bin, ascending, shape (bin,).
+    centre, width
+        Of the statistic, shape (bin,).
+    """
+
+    snr: Doubles
+    centre: Doubles
+    width: Doubles
+
+    @classmethod
+    def of(cls, kind: str, statistic: Doubles, snr: Doubles) -> Levels:
+        """Levels of the validation split.
+
+        Parameters
+        ----------
+        kind
+            One of `FAULTS`.
+        statistic, snr
+            Of each validation spectrum, shape (spectrum,); NaN is left out.
+        """
+        good = np.isfinite(statistic) & np.isfinite(snr) & (snr > 0)
+        least = _LEAST.get(kind, _LEAST_ELSE)
+        if not good.any():
+            return cls(np.zeros(1), np.zeros(1), np.full(1, np.inf))
+        x, s = statistic[good], np.log(snr[good])
+        n_bins = int(np.clip(len(x) // _IN_BIN, 1, _MOST_BINS))
+        rows = np.array_split(np.argsort(s, kind="stable"), n_bins)
+        quantiles = np.array([np.quantile(x[r], (0.5, 0.84, 0.95)) for r in rows])
+        middle, upper, far = quantiles.T
+        width = np.maximum.reduce([upper - middle, (far - middle) / 1.645, np.full(n_bins, least)])
+        return cls(np.array([np.median(s[r]) for r in rows]), middle, width)
+
+    def strength(self, statistic: Doubles, snr: Doubles) -> Doubles:
+        """Distance of each spectrum from the usual, in widths; 0 where it was not measured."""
+        at = np.log(np.where(snr > 0, snr, 1.0))
+        centre = np.interp(at, self.snr, self.centre)
+        width = np.interp(at, self.snr, self.width)
+        return np.nan_to_num((statistic - centre) / width, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def verdicts(
+    strength: Mapping[str, Doubles], rare: Bools, usable: Bools, limit: float
+) -> tuple[npt.NDArray[np.object_], Doubles]:
+    """One word for each spectrum, and how strong its evidence is.
+
+    Parameters
+    ----------
+    strength
+        Of each kind of `FAULTS`, in widths, shape (spectrum,).
+    rare
+        Outliers of the flow.
+    usable
+        Whether there is a spectrum at all.
+    limit
+        Strength from which a fault is one.
+
+    Returns
+    -------
+    verdict : numpy.ndarray
+        Of `VERDICTS`: the first fault beyond the limit in the order of `FAULTS`; without one,
+        ``rare-shape`` for an outlier of the flow, and ``none``.
+    evidence : numpy.ndarray
+        Strength of that fault; of the strongest one where there is none beyond the limit.
+    """
+    table = np.stack([strength[kind] for kind in FAULTS])
+    beyond = table >= limit
+    first = np.argmax(beyond, axis=0)
+    found = beyond.any(axis=0)
+    names = np.array(FAULTS, dtype=object)[first]
+    verdict = np.where(found, names, np.where(rare, RARE, NONE))
+    verdict = np.where(usable, verdict, UNUSABLE).astype(object)
+    at = np.where(found, first, np.argmax(table, axis=0))
+    evidence = table[at, np.arange(table.shape[1])]
+    return verdict, np.where(usable, evidence, np.nan)
