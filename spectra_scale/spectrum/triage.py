@@ -14,7 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FAULTS", "NONE", "RARE", "VERDICTS", "Levels", "statistics_of", "verdicts"]
+__all__ = [
+    "FAULTS",
+    "NONE",
+    "RARE",
+    "SHOWN",
+    "VERDICTS",
+    "Levels",
+    "evidence_in_words",
+    "statistics_of",
+    "verdicts",
+]
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -146,3 +156,37 @@ def verdicts(
     at = np.where(found, first, np.argmax(table, axis=0))
     evidence = table[at, np.arange(table.shape[1])]
     return verdict, np.where(usable, evidence, np.nan)
+
+
+#: Columns that `evidence_in_words` reads.
+SHOWN = (
+    "missing_blue", "missing_red", "missing_gap", "other_redshift", "chi2_ratio", "step",
+    "step_sigma", "step_wave", "sky_ratio", "spike", "spike_wave", "n_spikes", "misfit",
+    "knn_p_value",
+)  # fmt: skip
+
+
+def evidence_in_words(verdict: str, value: Mapping[str, float]) -> str:
+    """Main evidence of a verdict, short enough for a title; empty where there is none.
+
+    Parameters
+    ----------
+    verdict
+        Of `VERDICTS`.
+    value
+        Columns `SHOWN` of the spectrum.
+    """
+    share = max(value["missing_blue"], value["missing_red"], value["missing_gap"])
+    gain, other = value["chi2_ratio"], value["other_redshift"]
+    texts = {
+        "missing-range": f"{share:.0%} of the range in one piece",
+        "wrong-redshift": f"χ² {gain:.2f} times better at z={other:.3f}",
+        "calibration-step": f"{value['step']:+.0%} at {value['step_wave']:.0f} Å, "
+        f"{value['step_sigma']:.0f}σ",
+        "sky-residual": f"χ² {value['sky_ratio']:.1f} times that off the sky",
+        "bad-pixels": f"{value['n_spikes']:.0f} spikes, {value['spike']:.0f}σ at "
+        f"{value['spike_wave']:.0f} Å",
+        "reconstruction": f"misfit {value['misfit']:.2f}",
+        "rare-shape": f"kNN p={value['knn_p_value']:.4f}",
+    }
+    return texts.get(verdict, "")

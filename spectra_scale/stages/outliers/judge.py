@@ -224,7 +224,7 @@ class Judge:
             cloud = Cloud(mean, axes, rows, np.empty(0, np.int64))
         else:
             cloud = fit_cloud(facts.latents, facts.training, self.config.seed)
-            arrays: Columns = dict(cloud_mean=cloud.mean, cloud_axes=cloud.axes)
+            arrays: Columns = {"cloud_mean": cloud.mean, "cloud_axes": cloud.axes}
             arrays["cloud_rows"] = cloud.rows
             self.reference.update(arrays)
         write_bytes(path, save(self.reference))

@@ -15,6 +15,7 @@ from spectra_scale.figures.page import FigureItem, Section, Table, png_of
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.outlier_sections import Judged, outlier_section, read_judged
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
@@ -38,8 +39,10 @@ def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
     if inputs.models is not None:
         yield _drift(inputs, objects)
     yield _latents(objects, job)
-    yield _density(inputs, objects)
+    judged = read_judged(inputs)
+    yield _density(inputs, objects, judged)
     yield _maps(inputs, objects, job)
+    yield outlier_section(inputs, objects, judged, job)
     yield from _stacks(inputs, objects, job)
     yield _provenance(inputs)
 
@@ -214,7 +217,7 @@ def _latents(objects: Objects, job: Job) -> Section:
     )
 
 
-def _density(inputs: ReportInputs, objects: Objects) -> Section:
+def _density(inputs: ReportInputs, objects: Objects, judged: Judged) -> Section:
     by_class = {code: objects.log_prob[objects.label == code] for code in np.unique(objects.label)}
     histogram = figures.log_prob_histogram(
         objects.log_prob[objects.training], objects.log_prob[~objects.training],
@@ -225,7 +228,8 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
     usual = gather.show(inputs, gather.common(objects))
     least = figures.spectra_grid(
         wave, rare.flux, [int(objects.label[row]) for row in rare.rows],
-        [_title(objects, row) for row in rare.rows], reconstructions=rare.reconstruction,
+        [f"{_title(objects, row)}\n{judged.words(row)}" for row in rare.rows],
+        reconstructions=rare.reconstruction,
         heading="Least probable spectra", unit=FLUX_UNIT,
     )  # fmt: skip
     most = figures.spectra_grid(
@@ -235,7 +239,8 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
     )  # fmt: skip
     rows = [
         [_key(objects, row), CLASS_NAMES[objects.label[row]], objects.z[row],
-         objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row]]
+         objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row],
+         judged.words(row)]
         for row in rare.rows
     ]  # fmt: skip
     return Section(
@@ -248,7 +253,7 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
             _item("13", most, "16 reconstructions, a random choice of the more probable half."),
         ],
         [Table("Least probable spectra", ["spectrum", "class", "z", "log p", "p-value",
-                                          "χ² per valid pixel"], rows)],
+                                          "χ² per valid pixel", "verdict"], rows)],
     )  # fmt: skip
 
 
