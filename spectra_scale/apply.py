@@ -24,8 +24,11 @@ from spectra_scale.store.run import Run, open_run
 from spectra_scale.surveys.release import open_release
 
 if TYPE_CHECKING:
+    from spectra_scale.models.autoencoder import AutoEncoder
+    from spectra_scale.models.inputs import ModelInputs
     from spectra_scale.models.normalise import Normalised
     from spectra_scale.spectrum.observed import RestSpectra
+    from spectra_scale.stages.outliers.single import One
 
 Floats = NDArray[np.float32]
 
@@ -149,6 +152,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
     from spectra_scale.models.autoencoder import decode_latents
     from spectra_scale.models.inputs import load_encoder
     from spectra_scale.models.uncertainty import Propagation, reconstruction_variance
+    from spectra_scale.stages.outliers.single import One
     from spectra_scale.stages.prepare import shift_spectra
     from spectra_scale.surveys.sdss_spec import read_spec
 
@@ -175,6 +179,17 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
     error = np.sqrt(reconstruction_variance(model, latents, covariance)[0])
     sigma = np.sqrt(np.diagonal(covariance[0]))
     label = _label(spec.row, spec.lines)
+    scores = _scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction))
+    one = One(
+        flux=rest.flux,
+        ivar=rest.ivar,
+        latents=latents,
+        inpaint=how.inpaint_passes,
+        redshift=z,
+        snr=float(quality.snr_median[0]),
+        p_value=scores["p-value"],
+        survey=str(spec.row["spectrum_key"]).partition(":")[0],
+    )
     facts = {
         "spectrum": spec.row["spectrum_key"],
         "class": f"{spec.row['class']} {spec.row['subclass']}".strip(),
@@ -185,7 +200,8 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "χ² per valid pixel": float(encoded.chi2_valid[0]),
         "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents[0], sigma, strict=True)),
         "uncertainty of the reconstruction, median": float(np.median(error)),
-        **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
+        **scores,
+        **_verdict(run, job, (model, inputs_), one),
         **_beyond(run, {"z": z, "snr_median": float(quality.snr_median[0])}),
     }
     shown = np.where(found.ivar[0] > 0, found.flux[0], np.float32(np.nan))
@@ -199,6 +215,19 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         latent_errors=sigma,
         label=label,
     )
+
+
+def _verdict(
+    run: Run, job: Job, trained: tuple[AutoEncoder, ModelInputs], one: One
+) -> dict[str, str]:
+    """What the run's triage says of it; nothing where the run has none."""
+    from spectra_scale.stages.outliers import REFERENCE
+    from spectra_scale.stages.outliers.single import judge_one
+
+    if not run.has("outliers"):
+        return {}
+    reference = load_file(run.folder("outliers") / REFERENCE)
+    return judge_one(reference, *trained, one, job.outliers)
 
 
 def _correlation(job: Job, rest: RestSpectra) -> Floats | None:

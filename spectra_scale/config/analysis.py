@@ -83,10 +83,10 @@ class OutliersSection(Settings):
     )
     scan_sigma: float = Field(
         1.0,
-        description="strength of the misfit from which other redshifts are tried; outliers of the "
-        "flow always are",
+        description="strength of the misfit from which other redshifts are tried, or a third of "
+        "that of any other fault; outliers of the flow always are",
     )
-    redshift_reach: Annotated[float, Field(gt=0.0016, lt=1)] = Field(
+    redshift_reach: Annotated[float, Field(gt=0.0032, lt=1)] = Field(
         0.14, description="greatest shift of the redshift scan, in log10(1 + z)"
     )
     k: Positive = Field(10, description="distance is that to the k-th nearest training object")

@@ -24,9 +24,11 @@ Ints = NDArray[np.int64]
 
 #: Squares of pulls are cut here: a bad pixel must not choose the redshift.
 _CUT = 100.0
-#: Shifts this near to none (pixels per pixel of 3.9e-4 dex) are errors of the redshift's last
-#: digits or broad lines' asymmetry, not another redshift: 0.0016 dex, 1,100 km/s.
-_SAME = 1.6e-3
+#: Shifts this near to none (dex, 2,200 km/s) are no other redshift: so far may the broad lines of
+#: a quasar lie from its narrow ones.
+_SAME = 3.2e-3
+#: Another redshift is not below this one: nearby stars recede or approach by 1,000 km/s at most.
+_LEAST_Z = -0.003
 #: Shifts tried first, this far apart (dex), and how many of the best are looked at closely. A line
 #: is two pixels wide: half the distance is less than that.
 _STRIDE, _N_BEST = 1.17e-3, 3
@@ -86,6 +88,8 @@ def scan_redshifts(  # noqa: PLR0913 - a block of spectra, and how it is done
     ivar: Floats,
     shifts: Ints,
     *,
+    log10_step: float,
+    redshift: Doubles,
     inpaint_passes: int = 0,
     min_overlap: float = 0.6,
 ) -> Scan:
@@ -99,6 +103,10 @@ def scan_redshifts(  # noqa: PLR0913 - a block of spectra, and how it is done
         As the sample stores them, shape (spectrum, pixel); ivar 0 is missing.
     shifts
         From `shifts_within`.
+    log10_step
+        Of the grid (dex).
+    redshift
+        Of each, shape (spectrum,): no shift is tried that would make it negative.
     inpaint_passes
         As of `encode`.
     min_overlap
@@ -109,9 +117,10 @@ def scan_redshifts(  # noqa: PLR0913 - a block of spectra, and how it is done
     Scan
         With median normalisation. With a global one the factor of distance is left to the latents.
     """
+    scanner = _Scanner(model, inputs, inpaint_passes, min_overlap)
+    least = np.log10((1 + _LEAST_Z) / (1 + redshift)) / log10_step
     found = [
-        _scan_one(_Scanner(model, inputs, inpaint_passes, min_overlap), flux[i], ivar[i], shifts)
-        for i in range(len(flux))
+        _scan_one(scanner, flux[i], ivar[i], shifts[shifts >= least[i]]) for i in range(len(flux))
     ]
     columns = list(zip(*found, strict=True)) if found else [(), (), (), ()]
     return Scan(

@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 #: Squares of pulls are cut here where a mean over pixels is wanted that single ones cannot own.
 CUT = np.float32(9.0)
 #: The same where strong pulls are what is looked for, and one pixel alone shall not decide.
-WIDE_CUT = np.float32(100.0)
+WIDE_CUT = np.float32(25.0)
 _TINY = np.float32(1e-20)
 
 
@@ -158,41 +158,35 @@ def measure(
     misfit, sky, usual, quiet = scales
     n_pixels = recon.shape[1]
     pull, good = np.empty(n_pixels, np.float32), np.empty(n_pixels, np.bool_)
-    dark = np.empty(n_pixels, np.bool_)
+    dark, far = np.empty(n_pixels, np.bool_), np.empty(n_pixels, np.bool_)
     for s in range(recon.shape[0]):
         pulls_of(recon[s], flux[s], ivar[s], misfit, pull, good)
         for j in range(n_pixels):
             dark[j] = not sky[observed_pixel(j, offset[s], len(sky))]
-        _level(pull, good, out[s])
-        _sky(pull, good, dark, out[s])
-        _spikes(pull, (good, dark, quiet), widths[0], widths[1], out[s])
+        for j in range(n_pixels):
+            # What a line of the sky leaves has wings.
+            far[j] = dark[max(j - 1, 0)] and dark[j] and dark[min(j + 1, n_pixels - 1)]
+        _sky(pull, good, (dark, far), out[s])
+        _spikes(pull, (good, far, quiet), widths[0], widths[1], out[s])
         _steps((recon[s], flux[s], ivar[s], misfit), seams - offset[s], widths, out[s])
         _missing(good, usual, offset[s], out[s])
 
 
 @compiled
-def _level(pull: Floats, good: Bools, out: Doubles) -> None:
-    total, n = 0.0, 0
-    for j in range(len(pull)):
-        if good[j]:
-            total += min(pull[j] * pull[j], CUT)
-            n += 1
-    out[0] = total / n if n > 0 else np.nan
-
-
-@compiled
-def _sky(pull: Floats, good: Bools, dark: Bools, out: Doubles) -> None:
+def _sky(pull: Floats, good: Bools, where: tuple[Bools, Bools], out: Doubles) -> None:
+    dark, far = where
     on, off, n_on, n_off = 0.0, 0.0, 0, 0
     for j in range(len(pull)):
         if not good[j]:
             continue
         square = pull[j] * pull[j]
-        if dark[j]:
+        if far[j]:
             off += min(square, CUT)
             n_off += 1
-        else:
+        elif not dark[j]:
             on += min(square, WIDE_CUT)
             n_on += 1
+    out[0] = off / n_off if n_off > 0 else np.nan
     # A handful of pixels at least, or noise decides.
     known = n_on >= 8 and n_off >= 8
     out[1] = (on / n_on) / max(off / n_off, 1e-9) if known else np.nan
@@ -206,7 +200,7 @@ def _spikes(
     good, dark, quiet = where
     n_pixels = len(pull)
     near = np.empty(2 * reach + 1, np.float32)
-    best, place, power, count = 0.0, -1, 0.0, 0
+    best, place, count = 0.0, -1, 0
     for j in range(n_pixels):
         if not (good[j] and dark[j] and quiet[j]) or abs(pull[j]) < 3.0:
             continue
@@ -219,11 +213,10 @@ def _spikes(
             continue
         height = abs(pull[j] - median_of(near, n))
         if height > 5.0:
-            power += height * height
             count += 1
         if height > best:
             best, place = height, j
-    out[3], out[4], out[5], out[6] = best, place, count, power
+    out[3], out[4], out[5] = best, place, count
 
 
 @compiled
@@ -233,17 +226,48 @@ def _steps(
     widths: tuple[int, int, int, int],
     out: Doubles,
 ) -> None:
-    gap, reach = widths[2], widths[3]
-    out[7], out[8], out[9] = 0.0, 0.0, -1.0
+    out[6], out[7], out[8] = 0.0, 0.0, -1.0
     for number in range(len(seams)):
-        left = _mean_ratio(spectrum, seams[number] - reach, seams[number] - gap)
-        right = _mean_ratio(spectrum, seams[number] + gap, seams[number] + reach)
-        if left[1] <= 0.0 or right[1] <= 0.0:
-            continue
-        jump = right[0] - left[0]
-        sigma = abs(jump) / math.sqrt(1.0 / left[1] + 1.0 / right[1])
-        if sigma > out[8]:
-            out[7], out[8], out[9] = jump, sigma, seams[number]
+        jump, sigma = _jump(spectrum, seams[number], widths)
+        if sigma > out[7]:
+            out[6], out[7], out[8] = jump, sigma, seams[number]
+    if out[7] > 0.0:
+        out[7] /= max(_usual_jump(spectrum, seams, widths), 1.0)
+
+
+@compiled
+def _usual_jump(
+    spectrum: tuple[Floats, Floats, Floats, Floats], seams: Ints, widths: tuple[int, int, int, int]
+) -> float:
+    """Median |jump| / σ away from the seams, in units of a Gaussian's."""
+    reach = widths[3]
+    n_pixels = len(spectrum[0])
+    found = np.empty(n_pixels, np.float32)
+    n = 0
+    for place in range(reach, n_pixels - reach, max(reach // 2, 1)):
+        away = n_pixels
+        for number in range(len(seams)):
+            away = min(away, abs(seams[number] - place))
+        sigma = _jump(spectrum, place, widths)[1] if away >= reach else 0.0
+        if sigma > 0.0:
+            found[n] = sigma
+            n += 1
+    # Too few to tell: noise alone then.
+    return median_of(found, n) / 0.6745 if n >= 5 else 1.0
+
+
+@compiled
+def _jump(
+    spectrum: tuple[Floats, Floats, Floats, Floats], place: int, widths: tuple[int, int, int, int]
+) -> tuple[float, float]:
+    """Jump of F / F_rec at a pixel, and |jump| / σ; 0 where either side is not covered."""
+    gap, reach = widths[2], widths[3]
+    left = _mean_ratio(spectrum, place - reach, place - gap)
+    right = _mean_ratio(spectrum, place + gap, place + reach)
+    if left[1] <= 0.0 or right[1] <= 0.0:
+        return 0.0, 0.0
+    jump = right[0] - left[0]
+    return jump, abs(jump) / math.sqrt(1.0 / left[1] + 1.0 / right[1])
 
 
 @compiled
@@ -273,18 +297,18 @@ def _mean_ratio(
 @compiled
 def _missing(good: Bools, usual: Bools, offset: int, out: Doubles) -> None:
     n_pixels = len(good)
-    out[10], out[11] = 0.0, 0.0
+    out[9], out[10] = 0.0, 0.0
     first, last = 0, n_pixels - 1
     while first < n_pixels and not good[first]:
-        out[10] += usual[observed_pixel(first, offset, len(usual))]
+        out[9] += usual[observed_pixel(first, offset, len(usual))]
         first += 1
     while last > first and not good[last]:
-        out[11] += usual[observed_pixel(last, offset, len(usual))]
+        out[10] += usual[observed_pixel(last, offset, len(usual))]
         last -= 1
     run, longest = 0.0, 0.0
     for j in range(first, last):
         run = 0.0 if good[j] else run + usual[observed_pixel(j, offset, len(usual))]
         longest = max(longest, run)
+    out[9] /= n_pixels
     out[10] /= n_pixels
-    out[11] /= n_pixels
-    out[12] = longest / n_pixels
+    out[11] = longest / n_pixels

@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 STATISTICS = (
-    "misfit", "sky_ratio", "n_sky", "spike", "spike_wave", "n_spikes", "spike_power", "step",
+    "misfit", "sky_ratio", "n_sky", "spike", "spike_wave", "n_spikes", "step",
     "step_sigma", "step_wave", "missing_blue", "missing_red", "missing_gap",
 )  # fmt: skip
 """Columns of `measure_faults`, in order."""
@@ -46,17 +46,18 @@ _REACH = 0.30
 #: Neighbourhood in which the noise of a pixel is compared, either side (dex): 50 Å at 6000 Å, more
 #: than a line of the sky is wide and less than a band of them.
 _NEAR = 0.010
-#: Noise beyond the neighbours' that makes a pixel one of the sky: there the sky gives as much of
-#: the variance again (ln √1.5).
-_BRIGHT = 0.20
+#: Noise beyond the neighbours' that makes a pixel one of the sky: ln σ/σ', a quarter more
+#: variance.
+_BRIGHT = 0.12
 #: Share of spectra that have a pixel which all "usually" have.
 _USUAL = 0.90
 #: Core and reach of a spike; gap and reach of a step (dex). A cosmic ray hits up to four native
 #: pixels; the arms of SDSS overlap over 5800-6150 Å, and change over within 90 Å of the seam.
 _SPIKE, _STEP = (5e-4, 2.8e-3), (6e-3, 2.2e-2)
-#: Pixels so near to an emission line (dex, 280 km/s) are no place to look for cosmic rays: a line
-#: stronger than the model knows is as narrow.
-_LINE = 4.1e-4
+#: Pixels so near to an emission line (dex) are no place to look for cosmic rays: a line stronger
+#: than the model knows is as narrow. 550 km/s; 1,250 for those that outflows give wings.
+_LINE, _STRONG_LINE = 8e-4, 1.8e-3
+_STRONG = ("OII3727", "Hbeta", "OIII4960", "OIII5008", "NII6549", "Halpha", "NII6585")
 _ABSORPTION = ("CaK", "CaH", "Gband", "Mgb", "NaD")
 
 
@@ -163,9 +164,11 @@ class Scales(NamedTuple):
 
 def quiet_pixels(grid: WavelengthGrid) -> Bools:
     """Pixels away from the emission lines of galaxies, shape (pixel,)."""
-    lines = np.array([wave for name, wave in LINES.items() if name not in _ABSORPTION])
-    away = np.abs(np.log10(grid.centres)[:, None] - np.log10(lines)[None, :])
-    found: Bools = away.min(axis=1) > _LINE + 0.5 * grid.log10_step
+    emitted = [name for name in LINES if name not in _ABSORPTION]
+    lines = np.log10([LINES[name] for name in emitted])
+    reach = np.array([_STRONG_LINE if name in _STRONG else _LINE for name in emitted])
+    away = np.abs(np.log10(grid.centres)[:, None] - lines) - reach
+    found: Bools = away.min(axis=1) > 0.5 * grid.log10_step
     return found
 
 
@@ -195,14 +198,15 @@ def measure_faults(
     dict
         Columns `STATISTICS`, each float64 of shape (spectrum,):
 
-        - ``misfit``: mean of pull², each cut at 9: 1 is usual;
-        - ``sky_ratio``: mean pull² at lines of the sky over that elsewhere, ``n_sky`` pixels of
-          the sky; NaN with fewer than 8;
+        - ``misfit``: mean of pull² away from lines of the sky, each cut at 9: 1 is usual;
+        - ``sky_ratio``: mean pull² at lines of the sky, each cut at 25, over that elsewhere;
+          ``n_sky`` pixels of the sky; NaN with fewer than 8;
         - ``spike``, ``spike_wave``: greatest |pull| above the median of the neighbours', away
           from lines of sky and galaxy, and its observed wavelength (Å; 0 if none reaches 3);
-          ``n_spikes`` beyond 5, and the sum of their squares ``spike_power``;
+          ``n_spikes`` beyond 5;
         - ``step``, ``step_sigma``, ``step_wave``: jump of F / F_rec where two arms meet, its
-          significance, and the observed wavelength (Å; 0 if not covered);
+          significance in units of noise or, if greater, of the usual jump elsewhere in the
+          spectrum, and the observed wavelength (Å; 0 if not covered);
         - ``missing_blue``, ``missing_red``, ``missing_gap``: share of the grid missing at either
           end and in the longest gap, of what other spectra have at that observed wavelength.
     """
@@ -230,6 +234,6 @@ def measure_faults(
     columns = dict(zip(STATISTICS, out.T.copy(), strict=True))
     place = columns["spike_wave"] + offset
     columns["spike_wave"] = np.where(columns["spike"] > 0, 10 ** (start + step * place), 0.0)
-    seam = columns["step_wave"]
-    columns["step_wave"] = np.where(seam >= 0, 10 ** (start + step * seam), 0.0)
+    place = columns["step_wave"] + offset
+    columns["step_wave"] = np.where(columns["step_sigma"] > 0, 10 ** (start + step * place), 0.0)
     return columns

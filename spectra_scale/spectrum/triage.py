@@ -20,8 +20,10 @@ __all__ = [
     "RARE",
     "SHOWN",
     "VERDICTS",
+    "WRONG_REDSHIFT",
     "Levels",
     "evidence_in_words",
+    "scan_gain",
     "statistics_of",
     "verdicts",
 ]
@@ -29,8 +31,9 @@ __all__ = [
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+WRONG_REDSHIFT = "wrong-redshift"
 FAULTS = (
-    "missing-range", "wrong-redshift", "calibration-step", "sky-residual", "bad-pixels",
+    "missing-range", WRONG_REDSHIFT, "calibration-step", "sky-residual", "bad-pixels",
     "reconstruction",
 )  # fmt: skip
 """Kinds of fault, those that explain the others first."""
@@ -39,10 +42,16 @@ VERDICTS = (NONE, *FAULTS, RARE, UNUSABLE)
 """All verdicts."""
 
 #: Least width of each statistic, in its own unit: where the usual spectra are all alike, a trifle
-#: must not count as many widths. A hundredth of the grid; 2 % in a ratio of χ² (twice its scatter
-#: by noise over 1000 pixels would be 9 %); 10 % in the others.
-_LEAST = {"missing-range": 0.01, "wrong-redshift": 0.02}
-_LEAST_ELSE = 0.1
+#: must not count as many widths. 2 % of the grid, so that a tenth of it is a missing range; what
+#: noise alone does to those in σ; 10 % in the misfit, whose 1000 squares scatter by 5 %.
+_LEAST = {
+    "missing-range": 0.02,
+    WRONG_REDSHIFT: 1.0,
+    "calibration-step": 1.0,
+    "sky-residual": 1.0,
+    "bad-pixels": 0.5,
+    "reconstruction": 0.1,
+}
 #: Validation spectra in one bin of S/N: the error of a width is then under a tenth.
 _IN_BIN, _MOST_BINS = 200, 10
 
@@ -53,7 +62,7 @@ def statistics_of(columns: Mapping[str, Doubles]) -> dict[str, Doubles]:
     Parameters
     ----------
     columns
-        Of `faults.measure_faults`, and ``chi2_scan`` and ``chi2_scan_here`` of the best shift,
+        Of `faults.measure_faults`, and ``scan_gain``: by how many σ another redshift fits better;
         NaN where none was tried; shape (spectrum,) each.
 
     Returns
@@ -67,12 +76,36 @@ def statistics_of(columns: Mapping[str, Doubles]) -> dict[str, Doubles]:
             "missing-range": np.maximum.reduce(
                 [columns[f"missing_{place}"] for place in ("blue", "red", "gap")]
             ),
-            "wrong-redshift": np.log(columns["chi2_scan_here"] / columns["chi2_scan"]),
-            "calibration-step": np.log1p(columns["step_sigma"]),
-            "sky-residual": np.log(columns["sky_ratio"]),
-            "bad-pixels": np.log1p(columns["spike_power"]),
+            # A worse fit elsewhere is as good as none: how much worse tells nothing.
+            WRONG_REDSHIFT: np.maximum(columns["scan_gain"], 0.0),
+            "calibration-step": columns["step_sigma"],
+            # A mean of n squares scatters by √(2/n).
+            "sky-residual": (columns["sky_ratio"] - 1) * np.sqrt(columns["n_sky"] / 2),
+            "bad-pixels": columns["spike"],
             "reconstruction": np.log(columns["misfit"]),
         }
+
+
+def scan_gain(
+    chi2: Doubles, chi2_here: Doubles, n_pixels: npt.ArrayLike, n_latent: int
+) -> Doubles:
+    """By how many σ a spectrum is reproduced better at another redshift; below 0: worse.
+
+    Both χ² are scaled so that the better fit's is its number of pixels. The χ² that a fit of n
+    latents takes up has variance 2 n: so much, twice, do two equally good fits differ.
+
+    Parameters
+    ----------
+    chi2, chi2_here
+        There and at its own redshift, over the same pixels, shape (spectrum,); NaN gives NaN.
+    n_pixels
+        Their number.
+    n_latent
+        Latents of the model.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        better = (chi2_here / chi2 - 1) * np.asarray(n_pixels)
+    return np.asarray(better / np.sqrt(4 * n_latent), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +136,7 @@ class Levels:
             Of each validation spectrum, shape (spectrum,); NaN is left out.
         """
         good = np.isfinite(statistic) & np.isfinite(snr) & (snr > 0)
-        least = _LEAST.get(kind, _LEAST_ELSE)
+        least = _LEAST[kind]
         if not good.any():
             return cls(np.zeros(1), np.zeros(1), np.full(1, np.inf))
         x, s = statistic[good], np.log(snr[good])

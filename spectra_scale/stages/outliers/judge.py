@@ -16,10 +16,10 @@ from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import OutliersSection
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.faults import STATISTICS, Scales, ScaleSums
-from spectra_scale.spectrum.triage import Levels, statistics_of
+from spectra_scale.spectrum.triage import FAULTS, WRONG_REDSHIFT, Levels, statistics_of
 from spectra_scale.stages.outliers.isolation import Cloud, fit_cloud, islands_of, knn_distances
 from spectra_scale.stages.outliers.shard import (
-    SCANNED,
+    SCAN_COLUMNS,
     How,
     Task,
     add_scales,
@@ -169,7 +169,7 @@ class Judge:
             names = [f"levels_{kind}_{name}" for name in ("snr", "centre", "width")]
             if not self.applied:
                 rows = self.facts.validation
-                if kind == "wrong-redshift":
+                if kind == WRONG_REDSHIFT:
                     rows = rows & self._usual()
                 levels = Levels.of(kind, statistics[kind][rows], self.facts.snr[rows])
                 arrays = (levels.snr, levels.centre, levels.width)
@@ -188,15 +188,18 @@ class Judge:
         return chosen
 
     def scanned(self, evidence: Columns) -> Columns:
-        """Columns `SCANNED` of rows that may have another redshift; NaN for the others."""
-        nothing = {name: np.full(len(self.facts.usable), np.nan) for name in SCANNED}
-        misfit = self.strengths(evidence | nothing, ("reconstruction",))["reconstruction"]
+        """Columns `SCAN_COLUMNS` of rows that may have another redshift; NaN for the others."""
+        nothing = {name: np.full(len(self.facts.usable), np.nan) for name in SCAN_COLUMNS}
+        found = self.strengths(evidence | nothing, tuple(k for k in FAULTS if k != WRONG_REDSHIFT))
+        misfit = found.pop("reconstruction") >= self.config.scan_sigma
+        # Lines that are not where the model knows them look like other faults.
+        faulty = np.max(list(found.values()), axis=0) >= 3 * self.config.scan_sigma
         improbable = self.facts.p_value < self.config.p_value
-        candidate = self.facts.usable & ((misfit >= self.config.scan_sigma) | improbable)
+        candidate = self.facts.usable & (misfit | faulty | improbable)
         tasks = self._tasks(candidate | self._usual())
         work = Work("outliers (redshifts)", "spectra", [int(t.chosen.sum()) for t in tasks])
         self.place.map(partial(scan_shard, self.how), tasks, work)
-        return self._joined(tasks, "scan", SCANNED)
+        return self._joined(tasks, "scan", SCAN_COLUMNS)
 
     def redshifts(self, evidence: Columns) -> Columns:
         """Redshift and χ² at the best shift; NaN where none was tried."""

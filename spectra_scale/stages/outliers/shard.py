@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from spectra_scale.compute.threads import one_thread_in_workers
 from spectra_scale.spectrum.faults import STATISTICS, Scales, ScaleSums, measure_faults
 from spectra_scale.spectrum.grid import WavelengthGrid
+from spectra_scale.spectrum.triage import scan_gain
 from spectra_scale.store.arrays import Shard
 from spectra_scale.store.sample import read_rest
 from spectra_scale.store.tables import write_table
@@ -25,8 +26,14 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 ROWS_AT_ONCE = 1024
-#: Columns of a scan's part.
-SCANNED = ("scan_shift", "chi2_scan", "chi2_scan_here", "n_scan")
+#: Columns of a scan's part, by the name of what `scan_redshifts` gives.
+SCANNED = {
+    "shift": "scan_shift",
+    "chi2": "chi2_scan",
+    "chi2_here": "chi2_scan_here",
+    "n_pixels": "n_scan",
+}
+SCAN_COLUMNS = (*SCANNED.values(), "scan_gain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +177,28 @@ def scan_shard(how: How, task: Task) -> int:
 def _scan(how: How, task: Task) -> dict[str, Doubles]:
     from spectra_scale.models.redshift_scan import scan_redshifts, shifts_within
 
-    table = {name: np.full(task.shard.n_rows, np.nan) for name in SCANNED}
+    table = {name: np.full(task.shard.n_rows, np.nan) for name in SCAN_COLUMNS}
     model, inputs = how.load()
     step = WavelengthGrid.rest_frame(model.architecture.n_pixels).log10_step
     shifts = shifts_within(step, how.reach)
     for row in np.flatnonzero(task.chosen):
         at = task.shard.start + int(row)
         spectrum = read_rest(how.arrays, slice(at, at + 1))
-        found = scan_redshifts(model, inputs, *spectrum, shifts, inpaint_passes=how.inpaint)
-        for name, values in zip(SCANNED, found, strict=True):
-            table[name][row] = values[0]
+        found = scan_redshifts(
+            model,
+            inputs,
+            *spectrum,
+            shifts,
+            log10_step=step,
+            redshift=task.redshift[row : row + 1],
+            inpaint_passes=how.inpaint,
+        )
+        for name, values in zip(found._fields, found, strict=True):
+            table[SCANNED[name]][row] = values[0]
+    table["scan_gain"] = scan_gain(
+        table["chi2_scan"],
+        table["chi2_scan_here"],
+        table["n_scan"],
+        model.architecture.n_latent,
+    )
     return table
