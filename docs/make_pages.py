@@ -231,6 +231,7 @@ FILES = {
     "density": "`flow.safetensors`, `settings.json`, `history.parquet`, `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",
     "embed-latents": "`map.safetensors`, `objects/RELEASE.parquet`",
+    "outliers": "`reference.safetensors`, `objects/RELEASE.parquet`",
     "regions": "`regions.json`, `members.parquet`, `objects/RELEASE.parquet`",
     "stack": "`stacks.parquet`, `indices.parquet`",
     "report": "`index.html`, `figures/NN.png`",

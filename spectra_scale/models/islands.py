@@ -54,7 +54,7 @@ def find_islands(points: ArrayLike, min_size: int) -> Islands:
     points
         Shape (point, dimension), finite.
     min_size
-        Fewest points of a cluster; a single one may hold all.
+        Fewest points of a cluster.
 
     Raises
     ------
@@ -69,9 +69,7 @@ def find_islands(points: ArrayLike, min_size: int) -> Islands:
         return Islands(rows, np.full(len(rows), NOISE), np.empty(0, np.int64))
     from sklearn.cluster import HDBSCAN
 
-    found = HDBSCAN(min_cluster_size=min_size, allow_single_cluster=True, copy=True).fit_predict(
-        rows.astype(np.float64)
-    )
+    found = HDBSCAN(min_cluster_size=min_size, copy=True).fit_predict(rows.astype(np.float64))
     found = np.asarray(found, dtype=np.int64)
     found[found < 0] = NOISE
     names, counts = np.unique(found[found >= 0], return_counts=True)

@@ -205,8 +205,8 @@ def measure_faults(
           from lines of sky and galaxy, and its observed wavelength (Å; 0 if none reaches 3);
           ``n_spikes`` beyond 5;
         - ``step``, ``step_sigma``, ``step_wave``: jump of F / F_rec where two arms meet, its
-          significance in units of noise or, if greater, of the usual jump elsewhere in the
-          spectrum, and the observed wavelength (Å; 0 if not covered);
+          significance, less where jumps are common elsewhere in the spectrum, and the observed
+          wavelength (Å; 0 if not covered);
         - ``missing_blue``, ``missing_red``, ``missing_gap``: share of the grid missing at either
           end and in the longest gap, of what other spectra have at that observed wavelength.
     """

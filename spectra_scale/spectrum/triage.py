@@ -33,10 +33,11 @@ Bools = npt.NDArray[np.bool_]
 
 WRONG_REDSHIFT = "wrong-redshift"
 FAULTS = (
-    "missing-range", WRONG_REDSHIFT, "calibration-step", "sky-residual", "bad-pixels",
+    "missing-range", "calibration-step", WRONG_REDSHIFT, "sky-residual", "bad-pixels",
     "reconstruction",
 )  # fmt: skip
-"""Kinds of fault, those that explain the others first."""
+"""Kinds of fault, those that explain others first: a step makes other redshifts fit better, lines
+at the wrong place look like bad pixels, and all spoil the fit."""
 NONE, RARE, UNUSABLE = "none", "rare-shape", "unusable"
 VERDICTS = (NONE, *FAULTS, RARE, UNUSABLE)
 """All verdicts."""
