@@ -705,7 +705,13 @@ def test_apply_prints_the_facts_of_a_file_and_draws_it(run, folder, tmp_path, ca
     file = next((folder / "mock").rglob("spec-*.fits"))
     main_ok(["apply", str(run.path), str(file), "--out", str(tmp_path / "one.png")])
     out = capsys.readouterr().out
-    for word in ("log p: ", "p-value: ", "verdict: ", "χ² per valid pixel: ", "place on the map of flux: "):
+    for word in (
+        "log p: ",
+        "p-value: ",
+        "verdict: ",
+        "χ² per valid pixel: ",
+        "place on the map of flux: ",
+    ):
         assert word in out
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 

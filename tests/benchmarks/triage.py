@@ -36,7 +36,7 @@ RIGHT = {
     "sky-residual": ("sky-residual",),
     "cosmic-ray": ("bad-pixels",),
     "star-as-galaxy": ("wrong-redshift", "reconstruction"),
-    "blend": ("reconstruction", "rare-shape"),
+    "blend": ("reconstruction",),
 }
 #: Error of (1 + z) from which a redshift is wrong: 900 km/s, beyond broad lines' 60 km/s.
 WRONG = 3e-3
@@ -56,7 +56,9 @@ def truth_of(run: Run, truth: Path) -> Words:
     return np.asarray(words.astype(object))
 
 
-def scores(words: Words, verdict: Words, among: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+def scores(
+    words: Words, verdict: Words, outlier: NDArray[np.bool_], among: NDArray[np.bool_]
+) -> dict[str, dict[str, Any]]:
     """Numbers, precision and recall of each kind of truth, over some objects.
 
     Precision is the share of a verdict's objects whose truth it is right for.
@@ -75,14 +77,14 @@ def scores(words: Words, verdict: Words, among: NDArray[np.bool_]) -> dict[str, 
             "precision": _share((good & flagged).sum(), flagged.sum()),
             "recall": _share(hit, is_kind.sum()),
         }
-    sound = among & (words == "none")
-    rare, broken = sound & (verdict == "rare-shape"), among & (verdict == "rare-shape")
-    found["none, as rare-shape or none"] = {
+    # Rare is who is improbable and has nothing wrong.
+    sound, rare = among & outlier & (words == "none"), among & (verdict == "rare-shape")
+    found["none, and improbable"] = {
         "truth": int(sound.sum()),
-        "flagged": int((among & np.isin(verdict, ("none", "rare-shape"))).sum()),
-        "hit": int((sound & np.isin(verdict, ("none", "rare-shape"))).sum()),
-        "precision": _share(rare.sum(), broken.sum()),
-        "recall": _share((sound & np.isin(verdict, ("none", "rare-shape"))).sum(), sound.sum()),
+        "flagged": int(rare.sum()),
+        "hit": int((sound & rare).sum()),
+        "precision": _share((sound & rare).sum(), rare.sum()),
+        "recall": _share((sound & rare).sum(), sound.sum()),
     }
     return found
 
@@ -114,7 +116,7 @@ def report(run: Run, truth: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"n": len(words), "outliers": int(outlier.sum())}
     columns = ("truth", "number", "flagged", "hit", "precision", "recall")
     for name, among in (("all objects", everyone), ("outliers of the flow", outlier)):
-        made = scores(words, verdict, among)
+        made = scores(words, verdict, outlier, among)
         _print_table(f"{name}: {int(among.sum()):,}", columns,
                      [[kind, *values.values()] for kind, values in made.items()])  # fmt: skip
         found[name.replace(" ", "_")] = made
