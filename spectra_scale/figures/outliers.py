@@ -98,5 +98,6 @@ def objects_by_verdict(
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     else:
         say(axes, "no objects")
-    head(figure, heading, "Points beyond an axis lie on its edge." if trim else "")
+    # Not as a foot note: the legend is there.
+    head(figure, f"{heading} (points beyond an axis lie on its edge)" if trim else heading)
     return figure
