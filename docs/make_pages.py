@@ -233,6 +233,7 @@ FILES = {
     "(with models of another run), `objects/RELEASE.parquet`",
     "embed-flux": "`map.safetensors`, `objects/RELEASE.parquet`",
     "embed-latents": "`map.safetensors`, `objects/RELEASE.parquet`",
+    "outliers": "`reference.safetensors`, `objects/RELEASE.parquet`",
     "regions": "`regions.json`, `members.parquet`, `objects/RELEASE.parquet`",
     "stack": "`stacks.parquet`, `indices.parquet`",
     "report": "`index.html`, `figures/NN.png`",

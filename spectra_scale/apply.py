@@ -24,6 +24,7 @@ from spectra_scale.surveys.release import open_release
 
 if TYPE_CHECKING:
     from spectra_scale.models.normalise import Normalised
+    from spectra_scale.spectrum_file import FileSpectrum
 
 Floats = NDArray[np.float32]
 
@@ -152,6 +153,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
     assert encoded.reconstruction is not None
     error = np.sqrt(reconstruction_variance(spectrum.model, encoded.latents, covariance)[0])
     latents, sigma = encoded.latents[0], np.sqrt(np.diagonal(covariance[0]))
+    scores = _scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction))
     facts = {
         "spectrum": row["spectrum_key"],
         "class": f"{row['class']} {row['subclass']}".strip(),
@@ -162,7 +164,8 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         "χ² per valid pixel": float(encoded.chi2_valid[0]),
         "latents": ", ".join(f"{z:.3f} ± {s:.3f}" for z, s in zip(latents, sigma, strict=True)),
         "uncertainty of the reconstruction, median": float(np.median(error)),
-        **_scores(run, job, encoded.latents, _map_flux(job, found, encoded.reconstruction)),
+        **scores,
+        **_verdict(run, job, spectrum, scores["p-value"]),
         **({"extrapolated": spectrum.extrapolated} if spectrum.extrapolated else {}),
     }
     return Scored(
@@ -175,6 +178,27 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
         latent_errors=sigma,
         label=spectrum.label,
     )
+
+
+def _verdict(run: Run, job: Job, spectrum: FileSpectrum, p_value: float) -> dict[str, str]:
+    """What the run's triage says of it; nothing where the run has none."""
+    from spectra_scale.stages.outliers import REFERENCE
+    from spectra_scale.stages.outliers.single import One, judge_one
+
+    if not run.has("outliers"):
+        return {}
+    one = One(
+        flux=spectrum.rest.flux,
+        ivar=spectrum.rest.ivar,
+        latents=spectrum.encoded.latents,
+        inpaint=spectrum.inpaint,
+        redshift=spectrum.z,
+        snr=float(spectrum.quality.snr_median[0]),
+        p_value=p_value,
+        survey=str(spectrum.row["spectrum_key"]).partition(":")[0],
+    )
+    reference = load_file(run.folder("outliers") / REFERENCE)
+    return judge_one(reference, spectrum.model, spectrum.inputs, one, job.outliers)
 
 
 def _map_flux(job: Job, found: Normalised, reconstruction: Floats) -> Floats:

@@ -30,8 +30,8 @@ RATES = {"mock": 250.0, "ingest": 2000.0, "prepare": 5000.0, "encode": 2500.0, "
 TRAIN_RATE = 1600.0
 #: Seconds that a stage takes at any size: Ray's start, UMAP's compilation, drawing the figures.
 FIXED = {
-    "train": 40.0, "density": 5.0, "embed-latents": 12.0, "embed-flux": 5.0, "stack": 3.0,
-    "report": 13.0,
+    "train": 40.0, "density": 5.0, "embed-latents": 12.0, "embed-flux": 5.0, "outliers": 10.0,
+    "stack": 3.0, "report": 13.0,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from spectra_scale.stages import (
     ingest,
     label,
     mock,
+    outliers,
     prepare,
     regions,
     report,
@@ -144,6 +145,16 @@ class Pipeline:
                 sample, self.artifacts["train"], latents, self._fitted(stage)
             )
             self._stage(stage, partial(_embed, inputs, job, place))
+        judged = outliers.OutliersInputs(
+            sample,
+            self.artifacts["train"],
+            latents,
+            self.artifacts["density"],
+            self.artifacts["embed-latents"],
+            self._fitted("outliers"),
+        )
+        self._stage("outliers", lambda out, recipe: outliers.run(
+            judged, job.outliers, place, out, recipe))  # fmt: skip
 
     def _stack(self, releases: list[Release]) -> None:
         job, place, sample = self.job, self.place, self.sample

@@ -22,6 +22,7 @@ from spectra_scale.stages import (
     encode,
     ingest,
     label,
+    outliers,
     prepare,
     regions,
     report,
@@ -211,11 +212,15 @@ def _recipes(job: Job, models: Run | None, releases: Mapping[str, str]) -> dict[
     for what in ("latents", "flux"):
         stage = f"embed-{what}"
         maps[what] = add(stage, embed.recipe(what, latents, job.embed, fitted(stage)))
+    judged = add(
+        "outliers", outliers.recipe(flow, maps["latents"], job.outliers, fitted("outliers"))
+    )
     regions_ = add(
         "regions", regions.recipe(maps[job.regions.map], flow, job.regions, fitted("regions"))
     )
     stacks = add("stack", stack.recipe(regions_, job.prepare, job.stack))
     parents = {"label": labels, "train": model, "density": flow, "stack": stacks, **maps}
+    parents["outliers"] = judged
     if job.report.composite is not None:
         parents["composite"] = file_digest(job.report.composite)
     if models is not None:

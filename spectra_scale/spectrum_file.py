@@ -20,6 +20,7 @@ from spectra_scale.store.run import Run
 
 if TYPE_CHECKING:
     from spectra_scale.models.autoencoder import AutoEncoder, Encoded
+    from spectra_scale.models.inputs import ModelInputs
     from spectra_scale.models.normalise import Normalised
     from spectra_scale.spectrum.observed import RestSpectra
     from spectra_scale.spectrum.quality import Quality
@@ -39,8 +40,8 @@ class FileSpectrum:
         Class code, by the file's own line measurements.
     rest, quality
         The spectrum in the rest frame, and its S/N and masked fraction.
-    model
-        The auto-encoder.
+    model, inputs, inpaint
+        The auto-encoder, how it is fed, and the passes that fill its missing pixels.
     fed
         What it was fed.
     encoded
@@ -56,6 +57,8 @@ class FileSpectrum:
     rest: RestSpectra
     quality: Quality
     model: AutoEncoder
+    inputs: ModelInputs
+    inpaint: int
     fed: Normalised
     encoded: Encoded
     covariance: Floats
@@ -126,6 +129,8 @@ def encode_file(run: Run, job: Job, path: Path) -> FileSpectrum:
         rest=rest,
         quality=quality,
         model=model,
+        inputs=inputs,
+        inpaint=how.inpaint_passes,
         fed=fed,
         encoded=decode_latents(model, latents, fed.flux, fed.ivar),
         covariance=covariance * np.outer(factors, factors),

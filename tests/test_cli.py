@@ -377,7 +377,8 @@ def test_a_driver_that_is_killed_again_and_again_ends_like_an_unbroken_one(tmp_p
     # Survey files, arrays, tables, weights and maps, byte for byte; Parquet of the history apart,
     # which has the seconds of every epoch, and the checkpoints beside it.
     for part in ("mock", "run/releases", "run/labels", "run/sample", "run/latents", "run/density",
-                 "run/map-latents", "run/map-flux", "run/regions", "run/stacks"):  # fmt: skip
+                 "run/map-latents", "run/map-flux", "run/outliers", "run/regions",
+                 "run/stacks"):  # fmt: skip
         mine, theirs = (digests(where / part) for where in (folder, whole))
         assert mine == theirs, part
         assert mine

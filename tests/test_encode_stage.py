@@ -10,6 +10,7 @@ from latent_builders import smooth_spectra, trained_model
 from pipeline_builders import DyingPlace, Killed, digests, index_of, make_sample
 
 from spectra_scale.compute.place import Here
+from spectra_scale.compute.threads import one_thread_in_workers
 from spectra_scale.config import EncodeSection
 from spectra_scale.models import inputs as model_inputs
 from spectra_scale.models.autoencoder import decode_latents, encode
@@ -20,7 +21,6 @@ from spectra_scale.models.uncertainty import Propagation
 from spectra_scale.spectrum.covariance import correlated_noise, neighbour_correlation
 from spectra_scale.spectrum.grid import DESI_NATIVE, SDSS_NATIVE, WavelengthGrid
 from spectra_scale.stages import encode as stage
-from spectra_scale.stages.encode import shard
 from spectra_scale.store import artifact
 from spectra_scale.store.objects import column, columns_of, read_objects
 
@@ -203,7 +203,7 @@ def test_a_process_reads_the_model_once(model, tmp_path, monkeypatch):
     read = []
     load = model_inputs.load_encoder
     monkeypatch.setattr(model_inputs, "load_encoder", lambda path: read.append(path) or load(path))
-    shard._loaded.cache_clear()
+    model_inputs.load_encoder_once.cache_clear()
     run(sample, model, tmp_path / "latents")
     assert read == [model.path.resolve()]
 
@@ -269,7 +269,7 @@ def test_workers_use_one_thread_and_leave_the_number_as_it_was():
     seen = []
 
     def work():
-        with shard.one_thread_in_workers():
+        with one_thread_in_workers():
             seen.append((torch.get_num_threads(), threading.current_thread().name))
 
     with ThreadPoolExecutor(1) as pool:

@@ -60,6 +60,9 @@ def every_figure(n, *, broken=False):
         "map_with_boxes": figures.map_with_boxes(xy, label, pair),
         "map_with_polygons": figures.map_with_polygons(xy, label, [("A", corners)]),
         "map_coloured": figures.map_coloured(xy, values, "redshift"),
+        "objects_by_verdict": figures.objects_by_verdict(
+            xy, ["none", "rare-shape", "else"][:n] + ["none"] * (n - 3), ("x", "y"), trim=0.1
+        ),
         "sequence_stacks": figures.sequence_stacks(WAVE, {"top": stack, "bottom": stack[:1]}),
         "polygon_stacks": figures.polygon_stacks(WAVE, stack, reference=(WAVE, pixel, "VB01")),
         "stack_indices": figures.stack_indices(table),

@@ -46,7 +46,7 @@ from spectra_scale.surveys.release import open_release
 from spectra_scale.verify import verify
 
 STAGES = ("label", "prepare", "train", "encode", "density", "embed-latents", "embed-flux",
-          "regions", "stack", "report")  # fmt: skip
+          "outliers", "regions", "stack", "report")  # fmt: skip
 
 
 # Most of these take no time, but the run they look at takes half a minute.
@@ -562,7 +562,7 @@ def test_plan_says_what_would_be_done(run, folder, job, tmp_path, capsys):
     assert changed.states["density"] == "other settings"
     assert changed.states["embed-latents"] == "done"  # the map does not hang on the density
     assert changed.states["regions"] == "other settings"
-    assert "density, regions, stack, report: made from other settings" in changed.problem
+    assert "density, outliers, regions, stack, report: made from other settings" in changed.problem
     fresh = estimate(job_of(tiny_job(folder, out=str(tmp_path / "new"))))
     assert set(fresh.states.values()) == {"to do"}
     assert not (tmp_path / "new").exists()
@@ -602,7 +602,7 @@ def test_clean_deletes_what_is_stale_and_a_moved_run_stays_valid(
     path = write_job(tmp_path / "job.toml", tiny_job(moved, density={"n_iterations": 6}))
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     main_ok(["clean", str(path)])
-    assert "Delete these 4 directories?" in capsys.readouterr().out
+    assert "Delete these 5 directories?" in capsys.readouterr().out
     assert digests(moved / "run", without=()) == before
     main_ok(["clean", str(path), "--yes"])
     left = {p.name for p in (moved / "run").iterdir() if p.is_dir()}
@@ -614,7 +614,7 @@ def test_clean_deletes_what_is_stale_and_a_moved_run_stays_valid(
 
 def test_lost_stages_are_made_again_with_the_same_bytes(run, job, tmp_path):
     moved = copy_of(run, tmp_path)
-    gone = ("labels", "sample", "latents", "density", "regions", "stacks")
+    gone = ("labels", "sample", "latents", "density", "outliers", "regions", "stacks")
     for name in gone:
         shutil.rmtree(moved / "run" / name)
     pipeline.run_job(job_of(tiny_job(moved)))
@@ -694,6 +694,7 @@ def test_one_spectrum_file_gets_the_numbers_it_has_in_the_run(run, folder, relea
     assert facts["χ² per valid pixel"] == pytest.approx(theirs["chi2_valid"], rel=1e-4)
     assert facts["log p"] == pytest.approx(theirs["log_prob"], abs=1e-3)
     assert facts["p-value"] == pytest.approx(theirs["p_value"], abs=0.02)
+    assert facts["verdict"].partition(" (")[0] == theirs["verdict"]
     if theirs["split"] == "validation":
         for name, prefix in (("latents", "latent_map"), ("flux", "flux_map")):
             place = [float(v) for v in facts[f"place on the map of {name}"].split(",")]
@@ -708,6 +709,7 @@ def test_apply_prints_the_facts_of_a_file_and_draws_it(run, folder, tmp_path, ca
     for word in (
         "log p: ",
         "p-value: ",
+        "verdict: ",
         "χ² per valid pixel: ",
         "place on the map of flux: ",
         "class from the latents: ",
@@ -778,7 +780,7 @@ def test_a_release_more_rewrites_none_of_the_others_results(run, folder, tmp_pat
             line._models()
             line._score()
         made[name] = tmp_path / name
-    for stage in ("labels", "latents", "density", "map-latents", "map-flux"):
+    for stage in ("labels", "latents", "density", "map-latents", "map-flux", "outliers"):
         files = [made[name] / stage / "objects" for name in ("one", "two")]
         assert {p.name for p in files[1].iterdir()} == {"mock.parquet", "zz.parquet"}
         same = [f.joinpath("mock.parquet").read_bytes() for f in files]

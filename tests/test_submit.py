@@ -82,7 +82,17 @@ def test_nothing_but_paths_and_the_place_to_run_is_changed():
     job = read_job(DEMO)
     plain, sent = job.model_dump(), for_cluster(job).model_dump()
     assert sent.pop("compute") == plain.pop("compute") | {"engine": "ray"}
-    same = {"prepare", "train", "density", "embed", "regions", "stack", "name", "limit"}
+    same = {
+        "prepare",
+        "train",
+        "density",
+        "embed",
+        "outliers",
+        "regions",
+        "stack",
+        "name",
+        "limit",
+    }
     assert {key: sent[key] for key in same} == {key: plain[key] for key in same}
 
 

@@ -17,6 +17,7 @@ from spectra_scale.config.analysis import (
     DensitySection,
     EmbedSection,
     EncodeSection,
+    OutliersSection,
     PolygonRegion,
     RegionsSection,
     ReportSection,
@@ -44,6 +45,7 @@ __all__ = [
     "LabelSection",
     "MockSection",
     "ModelsSection",
+    "OutliersSection",
     "PolygonRegion",
     "PrepareSection",
     "RegionsSection",
@@ -109,6 +111,7 @@ class Job(Settings):
     encode: EncodeSection = EncodeSection()
     density: DensitySection = DensitySection()
     embed: EmbedSection = EmbedSection()
+    outliers: OutliersSection = OutliersSection()
     regions: RegionsSection = RegionsSection()
     stack: StackSection = StackSection()
     report: ReportSection = ReportSection()

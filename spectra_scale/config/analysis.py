@@ -85,6 +85,38 @@ class EmbedSection(Settings):
         return self
 
 
+class OutliersSection(Settings):
+    """`[outliers]`: who is improbable, and what is wrong with whom (science.md §7)."""
+
+    p_value: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="an object is an outlier (of the flow, of distance) below this p-value"
+    )
+    sigma: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="strength from which a fault is one: distance from the validation split's "
+        "median at that S/N, in its widths",
+    )
+    scan_sigma: float = Field(
+        1.0,
+        description="strength of the misfit from which other redshifts are tried, or a third of "
+        "that of any other fault; outliers of the flow always are",
+    )
+    redshift_reach: Annotated[float, Field(gt=0.0032, lt=1)] = Field(
+        0.14, description="greatest shift of the redshift scan, in log10(1 + z)"
+    )
+    k: Positive = Field(10, description="distance is that to the k-th nearest training object")
+    min_island: Annotated[int, Field(ge=2)] = Field(
+        10, description="fewest objects of an island of the map (HDBSCAN's min_cluster_size)"
+    )
+    island_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="an island with at most this share of the objects is small"
+    )
+    max_fit: Annotated[int, Field(ge=3)] = Field(
+        20_000, description="objects that islands are looked for in; others go with the nearest"
+    )
+    seed: int = Field(1, ge=0, description="of the subsamples")
+
+
 class BoxRegion(Settings):
     """A named box on the map; boundary points are inside."""
 

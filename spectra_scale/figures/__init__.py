@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spectra_scale.figures.maps import map_pair as map_pair
     from spectra_scale.figures.maps import map_with_boxes as map_with_boxes
     from spectra_scale.figures.maps import map_with_polygons as map_with_polygons
+    from spectra_scale.figures.outliers import objects_by_verdict as objects_by_verdict
     from spectra_scale.figures.page import FigureItem as FigureItem
     from spectra_scale.figures.page import Section as Section
     from spectra_scale.figures.page import Table as Table
@@ -58,6 +59,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "diagnostics": ("bpt_whan", "redshift_histograms"),
         "latents": ("latent_corner",),
         "maps": ("map_coloured", "map_pair", "map_with_boxes", "map_with_polygons"),
+        "outliers": ("objects_by_verdict",),
         "page": ("FigureItem", "Section", "Table", "png_of", "render_page"),
         "residuals": ("chi2_by_class", "pixelwise_chi2", "residual_by_class"),
         "scaling": ("ScalingPoint", "scaling_figure"),

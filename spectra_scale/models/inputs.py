@@ -9,6 +9,7 @@ that a latent depends less on which pixels were masked. χ² ignores missing pix
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,26 @@ def load_encoder(directory: Path) -> tuple[AutoEncoder, ModelInputs]:
     if metadata.get("fill"):
         fill = _read_fill(directory / FILL, model.architecture.n_pixels)
     return model, ModelInputs(normalisation, fill, int(metadata.get("inpaint", 0)))
+
+
+@lru_cache(maxsize=2)
+def load_encoder_once(
+    directory: Path, fingerprint: str, device: str
+) -> tuple[AutoEncoder, ModelInputs]:
+    """Read a model once a process, not once a shard.
+
+    Parameters
+    ----------
+    directory
+        As of `load_encoder`.
+    fingerprint
+        Of what the model was made from: tells a retrained one.
+    device
+        Where it is put.
+    """
+    assert fingerprint
+    model, inputs = load_encoder(directory)
+    return model.to(device), inputs
 
 
 def _read_fill(path: Path, n_pixels: int) -> WeightedPCA:

@@ -20,12 +20,13 @@ FOLDERS = {
     "density": "density",
     "embed-flux": "map-flux",
     "embed-latents": "map-latents",
+    "outliers": "outliers",
     "regions": "regions",
     "stack": "stacks",
     "report": "report",
 }
 #: Stages with a per-object table.
-OBJECT_STAGES = ("encode", "density", "embed-flux", "embed-latents", "regions")
+OBJECT_STAGES = ("encode", "density", "embed-flux", "embed-latents", "outliers", "regions")
 OBJECTS = "objects"
 
 

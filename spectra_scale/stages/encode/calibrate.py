@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra_scale.compute.threads import one_thread_in_workers
 from spectra_scale.stages.encode.shard import (
     How,
     correlation_of,
     on_linear_grid,
-    one_thread_in_workers,
 )
 from spectra_scale.store.arrays import read_rows
 from spectra_scale.store.artifact import Artifact

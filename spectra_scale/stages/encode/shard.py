@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from spectra_scale.compute.threads import one_thread_in_workers
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.covariance import neighbour_correlation
@@ -77,16 +73,12 @@ class How:
         return Propagation(model, inputs, self.inpaint, jacobian, latents)
 
 
-@lru_cache(maxsize=2)
 def _loaded(path: Path, fingerprint: str) -> tuple[AutoEncoder, ModelInputs]:
-    """Read a model once a process, not once a shard; `fingerprint` tells a retrained one."""
     import torch
 
-    from spectra_scale.models.inputs import load_encoder
+    from spectra_scale.models.inputs import load_encoder_once
 
-    assert fingerprint
-    model, inputs = load_encoder(path)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), inputs
+    return load_encoder_once(path, fingerprint, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,26 +212,3 @@ def _table(found: Encoded, covariance: Floats | None, fed: Normalised) -> pa.Tab
             for j in range(i, n_latent)
         }
     return pa.table(columns | {"usable": fed.usable})
-
-
-@contextmanager
-def one_thread_in_workers() -> Iterator[None]:
-    """One torch thread for as long as the block lasts, but in a process that works alone.
-
-    Tasks run side by side: with threads of their own they would fight for the same cores.
-    """
-    alone = (
-        multiprocessing.parent_process() is None
-        and threading.current_thread() is threading.main_thread()
-    )
-    if alone:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,6 +17,7 @@ from spectra_scale.stages.report import density_sections as by_class
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
 from spectra_scale.stages.report.generated import generated
+from spectra_scale.stages.report.outlier_sections import Judged, outlier_section, read_judged
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
@@ -40,9 +41,11 @@ def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
     if inputs.models is not None:
         yield _drift(inputs, objects)
     yield _latents(objects, job)
-    yield _density(inputs, objects)
+    judged = read_judged(inputs)
+    yield _density(inputs, objects, judged)
     yield from by_class.posterior_section(inputs, objects)
     yield _maps(inputs, objects, job)
+    yield outlier_section(inputs, objects, judged, job)
     yield from _stacks(inputs, objects, job)
     yield _provenance(inputs)
 
@@ -221,7 +224,7 @@ def _latents(objects: Objects, job: Job) -> Section:
     )
 
 
-def _density(inputs: ReportInputs, objects: Objects) -> Section:
+def _density(inputs: ReportInputs, objects: Objects, judged: Judged) -> Section:
     by_class = {code: objects.log_prob[objects.label == code] for code in np.unique(objects.label)}
     histogram = figures.log_prob_histogram(
         objects.log_prob[objects.training], objects.log_prob[~objects.training],
@@ -232,7 +235,8 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
     usual = gather.show(inputs, gather.common(objects))
     least = figures.spectra_grid(
         wave, rare.flux, [int(objects.label[row]) for row in rare.rows],
-        [_title(objects, row) for row in rare.rows], reconstructions=rare.reconstruction,
+        [f"{_title(objects, row)}\n{judged.words(row)}" for row in rare.rows],
+        reconstructions=rare.reconstruction,
         heading="Least probable spectra", unit=FLUX_UNIT,
     )  # fmt: skip
     most = figures.spectra_grid(
@@ -242,7 +246,8 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
     )  # fmt: skip
     rows = [
         [_key(objects, row), CLASS_NAMES[objects.label[row]], objects.z[row],
-         objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row]]
+         objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row],
+         judged.words(row)]
         for row in rare.rows
     ]  # fmt: skip
     made, tables = generated(inputs, objects, FLUX_UNIT)
@@ -257,7 +262,7 @@ def _density(inputs: ReportInputs, objects: Objects) -> Section:
             _item("", made, "16 spectra drawn from the density and decoded: none was observed."),
         ],
         [Table("Least probable spectra", ["spectrum", "class", "z", "log p", "p-value",
-                                          "χ² per valid pixel"], rows), *tables],
+                                          "χ² per valid pixel", "verdict"], rows), *tables],
     )  # fmt: skip
 
 
