@@ -12,7 +12,7 @@ from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 
 __all__ = ["PAGE", "ReportInputs", "recipe", "run"]
 
-VERSION = 2
+VERSION = 3
 KIND = "report"
 PAGE = "index.html"
 

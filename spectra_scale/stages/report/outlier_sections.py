@@ -14,6 +14,7 @@ from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.triage import FAULTS, RARE, SHOWN, VERDICTS, evidence_in_words
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
+from spectra_scale.stages.report.items import title_of
 from spectra_scale.store.objects import column, read_objects
 from spectra_scale.store.run import OBJECTS
 
@@ -99,10 +100,7 @@ def _strongest(inputs: ReportInputs, objects: Objects, judged: Judged) -> list[F
     if not rows:
         return []
     shown = gather.show(inputs, np.array(rows))
-    titles = [
-        f"{_key(objects, row)}  log p={objects.log_prob[row]:.1f}\n{judged.words(row)}"
-        for row in rows
-    ]
+    titles = [f"{title_of(objects, row)}\n{judged.words(row)}" for row in rows]
     figure = figures.spectra_grid(
         inputs.sample.grid.centres, shown.flux, [int(objects.label[row]) for row in rows], titles,
         reconstructions=shown.reconstruction, heading="The strongest of each verdict",
@@ -110,10 +108,6 @@ def _strongest(inputs: ReportInputs, objects: Objects, judged: Judged) -> list[F
     )  # fmt: skip
     caption = "The spectra with the strongest evidence of each verdict, and their reconstructions."
     return [FigureItem(caption, png_of(figure), caption)]
-
-
-def _key(objects: Objects, row: int) -> str:
-    return str(objects.index["spectrum_key"][int(row)].as_py()).removeprefix("sdss:")
 
 
 def _by_class(objects: Objects, judged: Judged) -> Table:

@@ -6,29 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spectra_scale import figures
 from spectra_scale.config import Job
-from spectra_scale.figures.page import FigureItem, Section, Table, png_of
+from spectra_scale.figures.page import Section, Table
 from spectra_scale.spectrum.classify import CLASS_NAMES, bpt_coordinates
 from spectra_scale.stages.report import density_sections as by_class
 from spectra_scale.stages.report import gather
 from spectra_scale.stages.report.gather import Objects, ReportInputs
-from spectra_scale.stages.report.generated import generated
-from spectra_scale.stages.report.outlier_sections import Judged, outlier_section, read_judged
+from spectra_scale.stages.report.items import item
+from spectra_scale.stages.report.outlier_sections import outlier_section, read_judged
+from spectra_scale.stages.report.probability import density_section
 from spectra_scale.stages.report.uncertainty import uncertainty_tables
 from spectra_scale.store.artifact import Artifact
 from spectra_scale.store.objects import column
-
-FLUX_UNIT = "flux / normalisation"
-
-
-def _item(number: str, figure: Figure, caption: str) -> FigureItem:
-    """Make an item; `number` is that of the figure in the paper, or empty."""
-    where = f" (the paper's figure {number})" if number else ""
-    return FigureItem(caption=f"{caption}{where}", png=png_of(figure), alt=caption)
 
 
 def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
@@ -42,7 +34,7 @@ def all_sections(inputs: ReportInputs, job: Job) -> Iterator[Section]:
         yield _drift(inputs, objects)
     yield _latents(objects, job)
     judged = read_judged(inputs)
-    yield _density(inputs, objects, judged)
+    yield density_section(inputs, objects, judged)
     yield from by_class.posterior_section(inputs, objects)
     yield _maps(inputs, objects, job)
     yield outlier_section(inputs, objects, judged, job)
@@ -83,7 +75,7 @@ def _data(inputs: ReportInputs, objects: Objects) -> Section:
     return Section(
         "Data",
         "<p>The split is by sky cell, so that repeats of one object fall on the same side.</p>",
-        [_item("1", figure, "Redshifts of the training and validation splits.")],
+        [item("1", figure, "Redshifts of the training and validation splits.")],
         tables,
     )
 
@@ -104,7 +96,7 @@ def _classes(inputs: ReportInputs, objects: Objects) -> Section:
         "Classes",
         "<p>Labels come from line measurements (BPT, EW of Hα) and the pipeline's BROADLINE "
         "subclass. They colour the figures; no model has seen them.</p>",
-        [_item("2", figure, "BPT diagrams of narrow-line and broad-line spectra, and WHAN.")],
+        [item("2", figure, "BPT diagrams of narrow-line and broad-line spectra, and WHAN.")],
         [Table("Labels", ["class", "training", "validation", "% of all"], rows)],
     )
 
@@ -133,8 +125,8 @@ def _autoencoder(inputs: ReportInputs) -> Section:
         "before the step it causes. The dashed line is a linear model with as many "
         "components.</p>",
         [
-            _item("8", figures.architecture(gather.layer_sizes(inputs)), "The auto-encoder."),
-            _item("9", loss, "Both losses on both splits, by epoch."),
+            item("8", figures.architecture(gather.layer_sizes(inputs)), "The auto-encoder."),
+            item("9", loss, "Both losses on both splits, by epoch."),
         ],
         [Table(f"After {int(last['epoch'])} epochs", ["", "training", "validation"], rows)],
     )
@@ -157,8 +149,8 @@ def _reconstruction(inputs: ReportInputs) -> Section:
         "Reconstruction",
         f"<p>χ² of {whose}, with the inverse variances of the sample (not capped).</p>",
         [
-            _item("14", figures.pixelwise_chi2(wave, pixelwise), f"χ² − 1 by pixel, {whose}."),
-            _item("", residual, f"Mean of (reconstruction − data)/σ by class, {whose}: structure "
+            item("14", figures.pixelwise_chi2(wave, pixelwise), f"χ² − 1 by pixel, {whose}."),
+            item("", residual, f"Mean of (reconstruction − data)/σ by class, {whose}: structure "
                                 "at a line is something the model does not reproduce."),
         ],
         [_chi2_table(encoded), *uncertainty_tables(encoded)],
@@ -207,9 +199,9 @@ def _drift(inputs: ReportInputs, objects: Objects) -> Section:
         "they were trained on. With many spectra every difference is significant: read the sizes "
         "first, the p-values last.</p>",
         [
-            _item("", figures.chi2_by_class(bars, ylabel="median χ² per valid pixel (eq. 2)"),
+            item("", figures.chi2_by_class(bars, ylabel="median χ² per valid pixel (eq. 2)"),
                   "Median χ² per valid pixel by class."),
-            _item("", histograms, "Scores here and in the validation split of that run."),
+            item("", histograms, "Scores here and in the validation split of that run."),
         ],
         [Table("Median χ² per valid pixel (eq. 2), not capped", columns, rows),
          *by_class.drift_tables(drift)],
@@ -220,60 +212,7 @@ def _latents(objects: Objects, job: Job) -> Section:
     drawn = gather.some(len(objects.label), job.report.max_points)
     figure = figures.latent_corner(objects.latents[drawn], objects.label[drawn])
     return Section(
-        "Latents", "", [_item("10", figure, "Latent dimensions by class, trimmed by 0.01 %.")]
-    )
-
-
-def _density(inputs: ReportInputs, objects: Objects, judged: Judged) -> Section:
-    by_class = {code: objects.log_prob[objects.label == code] for code in np.unique(objects.label)}
-    histogram = figures.log_prob_histogram(
-        objects.log_prob[objects.training], objects.log_prob[~objects.training],
-        by_class={int(code): values for code, values in by_class.items()},
-    )  # fmt: skip
-    wave = inputs.sample.grid.centres
-    rare = gather.show(inputs, gather.least_probable(objects))
-    usual = gather.show(inputs, gather.common(objects))
-    least = figures.spectra_grid(
-        wave, rare.flux, [int(objects.label[row]) for row in rare.rows],
-        [f"{_title(objects, row)}\n{judged.words(row)}" for row in rare.rows],
-        reconstructions=rare.reconstruction,
-        heading="Least probable spectra", unit=FLUX_UNIT,
-    )  # fmt: skip
-    most = figures.spectra_grid(
-        wave, usual.reconstruction, [int(objects.label[row]) for row in usual.rows],
-        [_title(objects, row) for row in usual.rows],
-        heading="Reconstructions of common spectra", unit=FLUX_UNIT,
-    )  # fmt: skip
-    rows = [
-        [_key(objects, row), CLASS_NAMES[objects.label[row]], objects.z[row],
-         objects.log_prob[row], objects.p_value[row], objects.chi2_valid[row],
-         judged.words(row)]
-        for row in rare.rows
-    ]  # fmt: skip
-    made, tables = generated(inputs, objects, FLUX_UNIT)
-    return Section(
-        "Density",
-        "<p>log p of the latents under the GIS flow. The p-value is the share of validation "
-        "spectra that are less probable; training rows are optimistic.</p>",
-        [
-            _item("11", histogram, "log p of both splits and of each class."),
-            _item("12", least, "The 16 least probable spectra, and their reconstructions."),
-            _item("13", most, "16 reconstructions, a random choice of the more probable half."),
-            _item("", made, "16 spectra drawn from the density and decoded: none was observed."),
-        ],
-        [Table("Least probable spectra", ["spectrum", "class", "z", "log p", "p-value",
-                                          "χ² per valid pixel", "verdict"], rows), *tables],
-    )  # fmt: skip
-
-
-def _key(objects: Objects, row: int) -> str:
-    return str(objects.index["spectrum_key"][int(row)].as_py())
-
-
-def _title(objects: Objects, row: int) -> str:
-    return (
-        f"{_key(objects, row).removeprefix('sdss:')}  z={objects.z[row]:.3f}  "
-        f"log p={objects.log_prob[row]:.1f}"
+        "Latents", "", [item("10", figure, "Latent dimensions by class, trimmed by 0.01 %.")]
     )
 
 
@@ -282,13 +221,13 @@ def _maps(inputs: ReportInputs, objects: Objects, job: Job) -> Section:
     pair = figures.map_pair(
         objects.flux_map[drawn, :2], objects.latent_map[drawn, :2], objects.label[drawn]
     )
-    items = [_item("3", pair, "UMAP of flux and of latents, by class.")]
+    items = [item("3", pair, "UMAP of flux and of latents, by class.")]
     snr = np.log10(np.maximum(column(objects.index, "snr_total"), 1e-3))
     for name, values in (
         ("redshift z", objects.z), ("log p", objects.log_prob), ("log10 S/N (total)", snr)
     ):  # fmt: skip
         figure = figures.map_coloured(objects.latent_map[drawn, :2], values[drawn], name)
-        items.append(_item("", figure, f"Map of latents coloured by {name}."))
+        items.append(item("", figure, f"Map of latents coloured by {name}."))
     rows = [
         [what, *(artifact.metrics.get(name) for name in
                  ("trustworthiness", "neighbour_overlap")), artifact.counts["fitted on"]]
@@ -327,12 +266,12 @@ def _stacks(inputs: ReportInputs, objects: Objects, job: Job) -> Iterator[Sectio
             "<p>From star-forming (7) to passive (0). Stacks are inverse-variance weighted, on "
             "the native grid, without interpolation.</p>",
             [
-                _item("4", figures.map_with_boxes(xy[drawn, :2], objects.label[drawn],
+                item("4", figures.map_with_boxes(xy[drawn, :2], objects.label[drawn],
                                                   drawn_boxes), "Two sequences of boxes."),
-                _item("5", figures.sequence_stacks(
+                item("5", figures.sequence_stacks(
                     wave, {s: [stack(r["name"]) for r in rs] for s, rs in boxes.items()}),
                     "Stacks of both sequences."),
-                _item("", figures.stack_indices(_index_columns(indices, boxes)),
+                item("", figures.stack_indices(_index_columns(indices, boxes)),
                       "Indices along the sequences, with bootstrap errors."),
             ],
             [_region_table(names, counts, indices)],
@@ -345,11 +284,11 @@ def _stacks(inputs: ReportInputs, objects: Objects, job: Job) -> Iterator[Sectio
             "" if reference is not None else
             "<p>No composite was given ([report] composite), so none is drawn.</p>",
             [
-                _item("6", figures.map_with_polygons(
+                item("6", figures.map_with_polygons(
                     xy[drawn, :2], objects.label[drawn],
                     [(r["name"], r["rule"]["polygon"]) for r in polygons]),
                     "Polygons over the broad-line spectra (black)."),
-                _item("7", figures.polygon_stacks(wave, [stack(name) for name in names],
+                item("7", figures.polygon_stacks(wave, [stack(name) for name in names],
                                                   reference=reference),
                       "Stacks of the polygons."),
             ],
