@@ -19,7 +19,7 @@ Method = Literal["refined", "gis"]
 
 
 class Density(Protocol):
-    """A fitted density: a bijection to a standard normal, `GIS` or `RefinedFlow`."""
+    """A fitted density: a bijection to a space of simple density, `GIS` or `RefinedFlow`."""
 
     @property
     def n_dimensions(self) -> int:
@@ -33,10 +33,10 @@ class Density(Protocol):
         """Log-density of rows, shape (n, D), in nats; shape (n,)."""
 
     def transform(self, x: ArrayLike) -> tuple[Floats, Floats]:
-        """Rows in the normal space, shape (n, D), and log-determinants, shape (n,)."""
+        """Rows in the simple space, shape (n, D), and log-determinants, shape (n,)."""
 
-    def inverse(self, z: ArrayLike) -> Floats:
-        """Rows of the normal space back in the data space, shape (n, D)."""
+    def inverse(self, z: ArrayLike, /) -> Floats:
+        """Rows of the simple space back in the data space, shape (n, D)."""
 
     def sample(self, n: int, generator: np.random.Generator) -> Floats:
         """Rows drawn from the density, shape (n, D)."""

@@ -72,16 +72,22 @@ class Mixture:
 
 
 def fit_mixture(
-    x: Floats, n_components: int, *, weights: Floats | None = None, seed: int = 0, steps: int = 60
+    x: Floats,
+    start: int | Mixture,
+    *,
+    weights: Floats | None = None,
+    seed: int = 0,
+    steps: int = 60,
 ) -> Mixture:
-    """Fit a mixture by expectation maximisation, started from k-means.
+    """Fit a mixture by expectation maximisation.
 
     Parameters
     ----------
     x
         Rows of about unit variance, shape (n, D).
-    n_components
-        At most n. Components that lose all their rows are dropped.
+    start
+        A mixture to go on from, or a number of components, at most n, to start from k-means.
+        Components that lose all their rows are dropped.
     weights
         Of the rows, shape (n,); None: all 1.
     seed
@@ -94,7 +100,9 @@ def fit_mixture(
     Mixture
     """
     w = np.ones(len(x)) if weights is None else weights
-    mixture = _from_moments(*_hard_moments(x, w, n_components, seed))
+    mixture = start
+    if not isinstance(mixture, Mixture):
+        mixture = _from_moments(*_hard_moments(x, w, mixture, seed))
     before = -np.inf
     for _ in range(steps):
         moments, score = _soft_moments(x, w, mixture)
@@ -120,7 +128,7 @@ def choose_mixture(
     x, weights, seed
         As for `fit_mixture`.
     subsample
-        Rows that the number of components is chosen with; the one chosen is fitted to all rows.
+        Rows that the number of components is chosen with; the one chosen goes on with all rows.
     candidates
         Numbers tried, in order, until two in a row are worse than the best.
 
@@ -133,22 +141,22 @@ def choose_mixture(
     few = rng.choice(len(x), subsample, replace=False) if len(x) > subsample else slice(None)
     seen, seen_weights = x[few], w[few]
     dims = x.shape[1]
-    best, best_bic, worse = 1, np.inf, 0
+    best, best_bic, worse = fit_mixture(seen, 1, weights=seen_weights), np.inf, 0
     for count in candidates:
         # A component has to find more rows than it has parameters.
         if count > 1 and len(seen) < count * dims * (dims + 3) / 2:
             break
-        found = fit_mixture(seen, count, weights=seen_weights, seed=seed, steps=30)
+        found = fit_mixture(seen, count, weights=seen_weights, seed=seed, steps=25)
         likelihood = float(seen_weights @ found.log_prob(seen))
         size = found.n_components * (1 + dims * (dims + 3) / 2) - 1
         bic = size * np.log(seen_weights.sum()) - 2.0 * likelihood
         if bic < best_bic:
-            best, best_bic, worse = count, bic, 0
+            best, best_bic, worse = found, bic, 0
         else:
             worse += 1
         if worse == 2:
             break
-    return fit_mixture(x, best, weights=w, seed=seed)
+    return fit_mixture(x, best, weights=w, steps=20) if len(x) > len(seen) else best
 
 
 def one_gaussian(x: Floats, weights: Floats | None = None) -> Mixture:
@@ -177,7 +185,8 @@ def _parts(x: Floats, mixture: Mixture) -> Floats:
     n_components, dims = mixture.means.shape
     flat = mixture.roots.transpose(1, 0, 2).reshape(dims, -1)
     offset = np.einsum("cd,cde->ce", mixture.means, mixture.roots).ravel()
-    y = x @ flat - offset
+    y = x @ flat
+    y -= offset
     square = np.square(y, out=y).reshape(len(x), n_components, dims).sum(axis=2)
     constant = (
         mixture.log_weights

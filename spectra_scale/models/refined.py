@@ -3,8 +3,9 @@
 Plain GIS (`spectra_scale.models.gis`) is greedy: each layer makes slices Gaussian and never looks
 back, which bends one Gaussian into separate clusters and needs many layers for one curved sheet.
 Here clusters and heavy tails are the base's, a mixture; the layers in between are fitted together
-by gradient ascent of the log-likelihood. A last map carries the mixture to a standard normal, so
-this is a flow like the plain one, exactly invertible: see docs/density.md for what it gains.
+by gradient ascent of the log-likelihood: ``log p(x) = log mixture(u(x)) + log|du/dx|``. Its space
+u is that of the mixture, not of one normal; the way there and back is exact. docs/density.md says
+what this gains.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from spectra_scale.errors import SpectraScaleError, UsageError
 from spectra_scale.models.autoregressive import RefinedLayers
@@ -29,7 +31,6 @@ from spectra_scale.models.gis_rows import (
 )
 from spectra_scale.models.gis_spline import matrix_rows
 from spectra_scale.models.mixture import CANDIDATES, Mixture, choose_mixture, one_gaussian
-from spectra_scale.models.mixture_map import from_normal, to_normal
 from spectra_scale.models.refined_fit import (
     FitRows,
     Progress,
@@ -57,6 +58,8 @@ class RefinedFlow:
         What it was fitted with.
     history
         The looks at the fit, in order.
+    mixture
+        The base, in the space that `transform` carries to.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class RefinedFlow:
         # Fitted in float32, used in float64: an outlier's log-density is a difference of large
         # numbers, and the inverse loses no more than rounding.
         self._layers = layers.double().eval().requires_grad_(requires_grad=False)
-        self._mixture = layers.mixture()
+        self.mixture = layers.mixture()
         self.settings = settings
         self.history = history
 
@@ -87,7 +90,7 @@ class RefinedFlow:
     @property
     def n_components(self) -> int:
         """Components of the base."""
-        return self._mixture.n_components
+        return self.mixture.n_components
 
     @classmethod
     def fit(  # noqa: PLR0913 - the data, how to fit, and where to run
@@ -122,7 +125,7 @@ class RefinedFlow:
         Returns
         -------
         RefinedFlow
-            The same for the same rows, settings, device and number of threads.
+            The same for the same rows, settings and device.
 
         Raises
         ------
@@ -141,22 +144,13 @@ class RefinedFlow:
             judged = weighted_rows(validation, validation_weights, "validation", x.shape[1])
         check_fit(x, GISSettings(), None, mass)
         whitening = whiten_rows(x, whiten=True, weights=mass)
-        z = _whiten(x, whitening)
-        most = tuple(count for count in CANDIDATES if count <= settings.max_components)
-        starts = [one_gaussian(z, mass)]
-        starts.append(choose_mixture(z, weights=mass, seed=settings.seed, candidates=most))
-        rows = FitRows(
-            train=_on(z, device),
-            validation=_on(_whiten(judged[0], whitening), device),
-            train_weights=None if mass is None else _on(mass, device),
-            validation_weights=judged[1],
-            constant=whitening.logdet,
-        )
-        layers, history = fit_refined(rows, tuple(starts), settings, progress)
+        # Small matrices: more threads would add time, and rounding that depends on their number.
+        with threadpool_limits(1):
+            layers, history = _fit((x, mass), judged, whitening, (settings, device), progress)
         return cls(whitening, layers.cpu(), settings, history)
 
     def transform(self, x: ArrayLike) -> tuple[Floats, Floats]:
-        """Carry data to the normal space.
+        """Carry data to the space in which they follow the mixture.
 
         Parameters
         ----------
@@ -166,17 +160,17 @@ class RefinedFlow:
         Returns
         -------
         tuple
-            z, shape (n, D), and the log-determinants log|dz/dx|, shape (n,).
+            u, shape (n, D), and the log-determinants log|du/dx|, shape (n,). What a row gives does
+            not depend on the other rows.
         """
         rows = self._whiten(x, "x")
-        z, logdet = np.empty_like(rows), np.full(len(rows), self._whitening.logdet)
+        u, logdet = np.empty_like(rows), np.full(len(rows), self._whitening.logdet)
         for here, block in _blocks(rows):
-            u, volume = self._layers.transform(block)
-            found, more = to_normal(u.numpy(), self._mixture)
+            found, volume = self._layers.transform(block)
             n = here.stop - here.start
-            z[here] = found[:n]
-            logdet[here] += volume.numpy()[:n] + more[:n]
-        return z, logdet
+            u[here] = found.numpy()[:n]
+            logdet[here] += volume.numpy()[:n]
+        return u, logdet
 
     def log_prob(self, x: ArrayLike, *, device: Device | None = None) -> Floats:
         """Log-density of rows x, shape (n, D), in nats per unit volume of x.
@@ -203,17 +197,20 @@ class RefinedFlow:
         self._layers.cpu()
         return found
 
-    def inverse(self, z: ArrayLike) -> Floats:
-        """Carry rows z of the normal space, shape (n, D), back to the data space; (n, D)."""
-        rows = checked_rows(z, "z", dims=self.n_dimensions)
-        return self._from_base(from_normal(rows, self._mixture))
+    def inverse(self, u: ArrayLike) -> Floats:
+        """Carry rows u of the mixture's space, shape (n, D), back to the data space; (n, D)."""
+        rows = checked_rows(u, "u", dims=self.n_dimensions)
+        z = np.empty_like(rows)
+        for here, block in _blocks(rows):
+            z[here] = self._layers.inverse(block).numpy()[: here.stop - here.start]
+        return np.asarray(matrix_rows(z, self._whitening.inverse) + self._whitening.mean)
 
     def sample(self, n: int, generator: np.random.Generator) -> Floats:
         """Draw n rows from the density, shape (n, D)."""
         if n < 0:
             msg = f"sample was asked for {n} rows; give 0 or more."
             raise UsageError(msg)
-        return self._from_base(self._mixture.sample(n, generator))
+        return self.inverse(self.mixture.sample(n, generator))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything but the settings as named arrays, for safetensors; see `from_arrays`."""
@@ -276,11 +273,27 @@ class RefinedFlow:
     def _whiten(self, x: ArrayLike, name: str) -> Floats:
         return _whiten(checked_rows(x, name, dims=self.n_dimensions), self._whitening)
 
-    def _from_base(self, u: Floats) -> Floats:
-        z = np.empty_like(u)
-        for here, block in _blocks(u):
-            z[here] = self._layers.inverse(block).numpy()[: here.stop - here.start]
-        return np.asarray(matrix_rows(z, self._whitening.inverse) + self._whitening.mean)
+
+def _fit(
+    train: tuple[Floats, Floats | None],
+    judged: tuple[Floats, Floats | None],
+    whitening: Whitening,
+    how: tuple[RefinedSettings, Device | None],
+    progress: Progress | None,
+) -> tuple[RefinedLayers, tuple[StepRecord, ...]]:
+    """Fit the layers to rows and their weights, judged by other rows and weights."""
+    (x, mass), (settings, device) = train, how
+    z = _whiten(x, whitening)
+    counts = tuple(count for count in CANDIDATES if count <= settings.max_components)
+    chosen = choose_mixture(z, weights=mass, seed=settings.seed, candidates=counts)
+    rows = FitRows(
+        train=_on(z, device),
+        validation=_on(_whiten(judged[0], whitening), device),
+        train_weights=None if mass is None else _on(mass, device),
+        validation_weights=judged[1],
+        constant=whitening.logdet,
+    )
+    return fit_refined(rows, (one_gaussian(z, mass), chosen), settings, progress)
 
 
 def _blocks(rows: Floats, size: int = _BLOCK_ROWS) -> Iterator[tuple[slice, torch.Tensor]]:
