@@ -14,7 +14,7 @@ def one_thread() -> Iterator[None]:
     else as well take ten times as much of it: 93 seconds of two cores for 9 of one. Libraries
     that are not loaded yet are not limited.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no hints
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
         yield

@@ -185,13 +185,16 @@ class RefinedFlow:
         Returns
         -------
         numpy.ndarray
-            Shape (n,). What a row gives does not depend on the other rows.
+            Shape (n,). What a row gives does not depend on the other rows; on a device, to
+            rounding.
         """
         rows = self._whiten(x, "x")
         found = np.full(len(rows), self._whitening.logdet)
         place = torch.device("cpu" if device is None else device)
         layers = self._layers.to(place)
-        for here, block in _blocks(rows, _BLOCK_ROWS if device is None else _DEVICE_ROWS):
+        whole = -(-max(len(rows), 1) // _BLOCK_ROWS) * _BLOCK_ROWS
+        size = _BLOCK_ROWS if device is None else min(_DEVICE_ROWS, whole)
+        for here, block in _blocks(rows, size):
             scored = layers.log_prob(block.to(place))
             found[here] += scored[: here.stop - here.start].cpu().numpy()
         self._layers.cpu()

@@ -1,4 +1,4 @@
-"""One GPU beside the processor: training, encoding and the plain flow, in one run.
+"""One GPU beside the processor: training, encoding and the flows, in one run.
 
 Run as ``python tests/benchmarks/gpu.py [--quick] [--device cuda] [--checks]``. It needs torch,
 numpy, scipy, numba and scikit-learn alone (safetensors too, for the covariance of latents), and
@@ -12,95 +12,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
+from gpu_run import BEGAN, CORES, Found, Run, places, say, threads
+
+# The modules below are where gpu_run says.
+# isort: split
+import gpu_checks
+import gpu_flows
 import numpy as np
 import torch
 
-_HERE = Path(__file__).resolve()
-sys.path[:0] = [str(_HERE.parents[1]), str(_HERE.parents[2])]
-
-import gpu_checks  # noqa: E402
-
-from spectra_scale.models.autoencoder import (  # noqa: E402
+from spectra_scale.models.autoencoder import (
     Architecture,
     AutoEncoder,
     encode,
     seeded_autoencoder,
 )
-from spectra_scale.models.baseline import fit_weighted_pca  # noqa: E402
-from spectra_scale.models.batches import VirtualStreams  # noqa: E402
-from spectra_scale.models.gis import GIS, GISSettings  # noqa: E402
-from spectra_scale.models.initialise import start_from_components  # noqa: E402
-from spectra_scale.models.loading import ArrayRows  # noqa: E402
-from spectra_scale.models.precision import resolve  # noqa: E402
-from spectra_scale.models.records import EpochRecord  # noqa: E402
-from spectra_scale.models.training import SingleProcess, TrainSettings, train  # noqa: E402
+from spectra_scale.models.baseline import fit_weighted_pca
+from spectra_scale.models.batches import VirtualStreams
+from spectra_scale.models.initialise import start_from_components
+from spectra_scale.models.loading import ArrayRows
+from spectra_scale.models.precision import resolve
+from spectra_scale.models.records import EpochRecord
+from spectra_scale.models.training import SingleProcess, TrainSettings, train
 
-Found = dict[str, float]
-_CORES = len(os.sched_getaffinity(0))
-_BEGAN = time.perf_counter()
 # As in train.py: forward, and backward to weights and inputs but for the spectrum itself.
 _P = sum(a * b for a, b in ((1000, 800), (800, 590), (590, 10))) * 2
 FLOP = 2 * (3 * _P - 1000 * 800)
 #: The preset `fast` of [train]: spectra_scale.config, which needs pydantic.
 FAST = {"batch_size": 512, "learning_rate": 1e-3, "schedule": "cosine"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where, and how much of everything."""
-
-    device: str
-    quick: bool
-
-    def size(self, whole: int, quick: int) -> int:
-        return quick if self.quick else whole
-
-    def wait(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-    def seconds(self, call: Callable[[], object], rounds: int = 3) -> float:
-        """Least wall time of a call, after one that is not counted."""
-        call()
-        taken = []
-        for _ in range(rounds):
-            self.wait()
-            start = time.perf_counter()
-            call()
-            self.wait()
-            taken.append(time.perf_counter() - start)
-        return min(taken)
-
-
-def say(text: str) -> None:
-    print(f"[{time.perf_counter() - _BEGAN:6.1f} s] {text}", flush=True)
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def places(run: Run) -> list[tuple[str, str, int]]:
-    """Name, device and number of threads of what is compared."""
-    return [("device", run.device, _CORES), ("cores", "cpu", _CORES), ("thread", "cpu", 1)]
 
 
 # Products of matrices ---------------------------------------------------------------------------
@@ -254,105 +200,6 @@ def covariance(run: Run) -> Found:
     return found
 
 
-# The plain flow ---------------------------------------------------------------------------------
-
-
-def flow(run: Run) -> Found:
-    """Seconds a layer of the fit, held-out likelihood, and points a second."""
-    rng = np.random.default_rng(5)
-    layers = run.size(20, 3)
-    settings = GISSettings(n_iterations=layers)
-    warm_up = gpu_checks.chain(2000, rng)
-    GIS.fit(warm_up, replace(settings, n_iterations=2))
-    GIS.fit(warm_up, replace(settings, n_iterations=2), device=run.device)
-    found: Found = {}
-    held_out = gpu_checks.chain(run.size(20_000, 500), rng)
-    fitted = None
-    for n in (run.size(40_000, 1000), run.size(200_000, 2000)):
-        x = gpu_checks.chain(n, rng)
-        for name, device in (("cpu", None), ("device", run.device)):
-            start, cpu = time.perf_counter(), time.process_time()
-            fitted = GIS.fit(x, settings, held_out, device=device)
-            run.wait()
-            took = (time.perf_counter() - start) / layers
-            cpu = (time.process_time() - cpu) / layers
-            mean = fitted.history[-1].validation_mean
-            found |= {
-                f"gis_fit_{n}_{name}_s": took,
-                f"gis_fit_{n}_{name}_cpu_s": cpu,
-                f"gis_fit_{n}_{name}_log_prob": mean,
-            }
-            say(f"flow of {n:,}, {name}: {took:.4f} s a layer (CPU {cpu:.4f}), log p {mean:.4f}")
-        gap = found[f"gis_fit_{n}_device_log_prob"] - found[f"gis_fit_{n}_cpu_log_prob"]
-        found[f"gis_fit_{n}_log_prob_difference"] = gap
-        found |= parts_of_a_layer(run, x)
-    assert fitted is not None
-    return found | evaluation(run, fitted, rng)
-
-
-def parts_of_a_layer(run: Run, x: np.ndarray) -> Found:
-    """Where the time of a layer goes on the device."""
-    from spectra_scale.models.gis_directions import AscentSettings, search_directions
-    from spectra_scale.models.gis_kde import fit_slice, gaussian_scores
-    from spectra_scale.models.gis_rows import whiten_rows
-    from spectra_scale.models.gis_torch import Place, TorchRows
-
-    place = Place.of(run.device, "float64", None)
-    rows = TorchRows(x, whiten_rows(x, whiten=True), place)
-    rng = np.random.default_rng(0)
-    picked = rng.choice(len(x), min(10_000, len(x)), replace=False)
-    sample = rows.sample(picked)
-    frame = search_directions(sample, 8, np.random.default_rng(1), AscentSettings())
-    slices = list(rows.slices(frame))
-    scores = gaussian_scores(len(x))
-    tables = np.stack([fit_slice(u, scores, 200, "midrank", rng) for u, _ in slices])
-    calls: dict[str, Callable[[], object]] = {
-        "search": lambda: search_directions(
-            rows.sample(picked), 8, np.random.default_rng(1), AscentSettings()
-        ),
-        "one_trial": lambda: sample.at(frame),
-        "slices": lambda: list(rows.slices(frame)),
-        "kernel": lambda: [fit_slice(u, scores, 200, "midrank", rng) for u, _ in slices],
-        "score": lambda: rows.score(1e-3),
-        "push": lambda: rows.push(frame, tables),
-    }
-    found = {name: run.seconds(call, 2) for name, call in calls.items()}
-    say(f"a layer of {len(x):,}: " + ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in found.items()))
-    return {f"gis_layer_{len(x)}_{name}_s": value for name, value in found.items()}
-
-
-def evaluation(run: Run, fitted: GIS, rng: np.random.Generator) -> Found:
-    """Points a second, and what a way there and back leaves."""
-    points = gpu_checks.chain(run.size(1_000_000, 3000), rng)
-    found: Found = {}
-    for precision in ("float64", "float32"):
-        took = run.seconds(lambda p=precision: fitted.log_prob(points, device=run.device,
-                                                               precision=p), 2)  # fmt: skip
-        found[f"gis_eval_{precision}_per_s"] = len(points) / took
-        say(f"log p, device, {precision}: {len(points) / took:,.0f} points/s")
-        few = np.concatenate([points[:20_000], 1e3 * rng.standard_normal((100, 10))])
-        z, _ = fitted.transform(few, device=run.device, precision=precision)
-        back = fitted.inverse(z, device=run.device, precision=precision)
-        found[f"gis_round_trip_{precision}"] = float(np.abs(back - few).max())
-        say(f"there and back, {precision}: at most {found[f'gis_round_trip_{precision}']:.2g}")
-    few = points[: run.size(160_000, 2000)]
-    one = run.seconds(lambda: fitted.log_prob(few[: len(few) // 4]), 2)
-    parts = np.array_split(few, 4 * _CORES)
-    with ThreadPoolExecutor(_CORES) as pool:
-        all_cores = run.seconds(lambda: list(pool.map(fitted.log_prob, parts)), 2)
-    found["gis_eval_thread_per_s"] = len(few) / 4 / one
-    found["gis_eval_cores_per_s"] = len(few) / all_cores
-    difference = fitted.log_prob(few, device=run.device) - fitted.log_prob(few)
-    found["gis_eval_difference"] = float(np.abs(difference).max())
-    say(f"log p, one thread: {len(few) / 4 / one:,.0f} points/s; {_CORES} cores "
-        f"{len(few) / all_cores:,.0f}; largest difference {np.abs(difference).max():.2g} nats"
-        )  # fmt: skip
-    return found
-
-
-# ------------------------------------------------------------------------------------------------
-
-
 def checks(run: Run) -> Found:
     """What test_gis_gpu.py runs; counts."""
     failed = 0
@@ -369,7 +216,8 @@ def checks(run: Run) -> Found:
 SECTIONS = {
     "checks": checks,
     "peaks": peaks,
-    "flow": flow,
+    "flow": gpu_flows.flow,
+    "refined": gpu_flows.refined,
     "training": training,
     "encoding": encoding,
     "covariance": covariance,
@@ -387,10 +235,10 @@ def main() -> None:
     options = parser.parse_args()
     run = Run(options.device, options.quick)
     gpu = torch.cuda.get_device_name() if options.device.startswith("cuda") else "no GPU"
-    say(f"{gpu}, {_CORES} cores, torch {torch.__version__}, Python {platform.python_version()}")
-    found: dict[str, Any] = {"gpu": gpu, "cores": _CORES}
+    say(f"{gpu}, {CORES} cores, torch {torch.__version__}, Python {platform.python_version()}")
+    found: dict[str, Any] = {"gpu": gpu, "cores": CORES}
     for name in ["checks"] if options.checks else options.sections:
-        if time.perf_counter() - _BEGAN > options.budget:
+        if time.perf_counter() - BEGAN > options.budget:
             say(f"--- {name} left out: the time is up")
             continue
         say(f"--- {name}")
