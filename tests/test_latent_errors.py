@@ -14,6 +14,8 @@ from spectra_scale.stages.encode.shard import correlation_of
 from spectra_scale.store.objects import column, columns_of
 from spectra_scale.surveys.release import open_release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tiny_run):
