@@ -154,7 +154,6 @@ def test_what_cannot_be_generated_is_wrong_usage(tiny_run, capsys, tmp_path):
         ((), "nothing to do"),
         (("--out", tmp_path / "x.csv"), "expected one of .fits, .npz"),
         (("--out", tmp_path / "there.fits"), "exists already"),
-        (("--label", "star-forming", "--out", tmp_path / "y.fits"), "no conditional.safetensors"),
         (("--label", "blazar", "--out", tmp_path / "y.fits"), "found class 'blazar'"),
         (("--label", "star-forming", "--check"), "Leave one out"),
     ]

@@ -226,7 +226,7 @@ def test_a_spectrum_that_cannot_be_normalised_is_nowhere_on_the_map(run, job, tm
 
 def score(sample, run, job, out):
     """Encode, score, place and find regions of another sample with the run's models."""
-    from spectra_scale.stages import density, embed, regions
+    from spectra_scale.stages import density, embed, outliers, regions
     from spectra_scale.store.run import FOLDERS, Run
 
     def fitted(stage):
@@ -252,6 +252,13 @@ def score(sample, run, job, out):
     )
     inputs = regions.RegionsInputs(sample, maps["latents"], flow, fitted("regions"))
     regions.run(inputs, job.regions, out / FOLDERS["regions"], recipe)
+    recipe = outliers.recipe(
+        flow.fingerprint, maps["latents"].fingerprint, job.outliers, fitted("outliers").fingerprint
+    )
+    given = outliers.OutliersInputs(
+        sample, model, latents, flow, maps["latents"], fitted("outliers")
+    )
+    outliers.run(given, job.outliers, Here(), out / FOLDERS["outliers"], recipe)
     return made
 
 

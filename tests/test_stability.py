@@ -240,7 +240,7 @@ def test_the_other_auto_encoder_is_a_run_on_the_same_sample_with_another_seed(ti
     # `spectra-scale run` would go on from here with maps and report.
     states = make_plan(job).states()
     assert [stage for stage, state in states.items() if state != "done"] == [
-        "embed-latents", "embed-flux", "regions", "stack", "report"
+        "embed-latents", "embed-flux", "outliers", "regions", "stack", "report"
     ]  # fmt: skip
 
 
@@ -286,7 +286,9 @@ def test_runs_that_cannot_be_compared_are_refused(tiny_run, tmp_path, capsys):
     change_job(other, seed=9)
     manifest = other.folder("density") / "manifest.json"
     described = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(described | {"settings": {"n_iterations": 6}}))
+    manifest.write_text(
+        json.dumps(described | {"settings": described["settings"] | {"n_iterations": 6}})
+    )
     refused("differ in density.n_iterations", other.path)
     manifest.write_text(json.dumps(described))
     # The same spectra of another reduction are other objects.

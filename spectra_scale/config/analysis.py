@@ -37,7 +37,7 @@ class DensitySection(Settings):
         description="gis: the paper's flow, fitted layer by layer; refined: layers fitted "
         "together by maximum likelihood over a Gaussian mixture",
     )
-    epochs: Positive = Field(20, description="refined: passes over the training split")
+    epochs: Positive = Field(16, description="refined: passes over the training split")
     max_components: Positive = Field(
         24, description="refined: most components of the mixture it may begin with"
     )

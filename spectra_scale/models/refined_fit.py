@@ -55,7 +55,7 @@ class RefinedSettings:
 
     n_layers: int = 3
     hidden: int = 96
-    epochs: int = 20
+    epochs: int = 16
     batch: int = 1024
     learning_rate: float = 0.02
     min_steps: int = 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -140,7 +140,7 @@ def _make(how: How, task: Task) -> None:
         flux = read_rows(how.arrays, "flux", rows, buffers[0])
         ivar = read_rows(how.arrays, "ivar", rows, buffers[1])
         fed = propagation.inputs.apply(flux, ivar)
-        found, covariance = encode_fed(how, propagation, fed, _correlation(how, task, here))
+        found, covariance = _encode_whole(how, propagation, fed, _correlation(how, task, here))
         assert found.reconstruction is not None
         add_residuals(found.reconstruction, fed.flux, fed.ivar, task.group[here], sums)
         tables.append(_table(found, covariance, fed))
@@ -150,6 +150,34 @@ def _make(how: How, task: Task) -> None:
     }
     write_bytes(how.parts / f"{task.file}.safetensors", save(named))
     write_table(how.parts / f"{task.file}.parquet", pa.concat_tables(tables))
+
+
+def _encode_whole(
+    how: How, propagation: Propagation, fed: Normalised, correlation: Floats | None
+) -> tuple[Encoded, Floats | None]:
+    """Encode a batch filled up to its full size, and give the rows that were there.
+
+    On some processors the rounding of a product depends on its shape: a row must not change
+    because the shard it is in has grown.
+    """
+    n, missing = len(fed.flux), how.batch - len(fed.flux)
+    if missing <= 0:
+        return encode_fed(how, propagation, fed, correlation)
+    whole = type(fed)(*(_filled_up(values, missing) for values in fed))
+    more = None if correlation is None else _filled_up(correlation, missing)
+    found, covariance = encode_fed(how, propagation, whole, more)
+    assert found.reconstruction is not None
+    cut = found._replace(
+        latents=found.latents[:n],
+        chi2=found.chi2[:n],
+        chi2_valid=found.chi2_valid[:n],
+        reconstruction=found.reconstruction[:n],
+    )
+    return cut, None if covariance is None else covariance[:n]
+
+
+def _filled_up(values: NDArray[Any], missing: int) -> NDArray[Any]:
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
 
 
 def encode_fed(
