@@ -108,7 +108,7 @@ class Neighbourhood:
     ) -> None:
         if approximate and metric == "noise":
             msg = (
-                "--approximate with --metric noise: found a scale that differs by query, expected "
+                "approximate=True with metric noise: found a scale for each query, expected "
                 "one for all. Leave one of them out."
             )
             raise UsageError(msg)

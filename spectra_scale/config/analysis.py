@@ -42,20 +42,27 @@ class DensitySection(Settings):
         24, description="refined: most components of the mixture it may begin with"
     )
     n_iterations: Positive = Field(200, description="gis: layers")
-    n_slices: Positive | None = Field(None, description="slices a layer; default by size")
-    subsample: Positive = Field(10_000, description="points of the direction search")
-    max_steps: Positive = Field(100, description="ascent steps of the direction search")
+    n_slices: Positive | None = Field(
+        None, description="gis, and by class: slices a layer; default by size"
+    )
+    subsample: Positive = Field(
+        10_000, description="gis, and by class: points of the direction search"
+    )
+    max_steps: Positive = Field(100, description="gis: ascent steps of the direction search")
     early_stop: bool = Field(
         False, description="gis: stop when the validation likelihood stops improving; paper: off"
     )
-    patience: Positive = Field(5, description="gis: layers without improvement before stopping")
+    patience: Positive = Field(
+        5,
+        description="layers without improvement before stopping: gis, and the densities by class",
+    )
     conditional: bool = Field(
         True, description="a density for each class too, and the probability of each class"
     )
     conditional_layers: Positive = Field(
         200, description="most layers of the densities of the classes, which stop by themselves"
     )
-    seed: int = Field(1, ge=0, description="of subsamples and directions")
+    seed: int = Field(1, ge=0, description="of the flows: weights, order of the rows, directions")
 
 
 class EmbedSection(Settings):

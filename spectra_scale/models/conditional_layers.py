@@ -136,12 +136,16 @@ def check_settings(settings: ConditionalSettings, dims: int, *, has_validation: 
             raise UsageError(msg)
 
 
+class TooFewRowsError(SpectraScaleError):
+    """The classes have too few rows for densities of their own."""
+
+
 def check_classes(classes: Ints, counts: Ints, dims: int, settings: ConditionalSettings) -> None:
     """Refuse too few rows, or too few classes with enough of them.
 
     Raises
     ------
-    SpectraScaleError
+    TooFewRowsError
         With the rows of every class.
     """
     n, own = int(counts.sum()), int(np.sum(counts >= settings.min_members))
@@ -154,7 +158,7 @@ def check_classes(classes: Ints, counts: Ints, dims: int, settings: ConditionalS
         f"two classes with {settings.min_members}. Use more objects, or leave the conditional "
         "density out."
     )
-    raise SpectraScaleError(msg)
+    raise TooFewRowsError(msg)
 
 
 @dataclass(slots=True, eq=False)

@@ -316,10 +316,15 @@ def _auc(rows: Floats, is_first: NDArray[np.bool_], seed: int) -> float:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from threadpoolctl import threadpool_limits
 
     classifier = HistGradientBoostingClassifier(max_iter=100, random_state=seed)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    score = cross_val_predict(classifier, rows, is_first, cv=folds, method="predict_proba")[:, 1]
+    # Small trees: threads that wait for one another cost more than they bring.
+    with threadpool_limits(1):
+        score = cross_val_predict(classifier, rows, is_first, cv=folds, method="predict_proba")[
+            :, 1
+        ]
     return float(roc_auc_score(is_first, score))
 
 

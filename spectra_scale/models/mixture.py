@@ -7,6 +7,7 @@ which scikit-learn's mixture does not take.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +20,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 #: Numbers of components that `choose_mixture` tries, in order.
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-_LEAST_VARIANCE = 1e-6  # added to each variance: data of unit variance, repeated rows
+_LEAST_VARIANCE = 1e-6  # added to variances, of the squared spread of the data's middle half
+_LAST_ROWS = 500_000  # that the chosen mixture is fitted to, of more
 _TOLERANCE = 3e-4  # gain of the mean log-likelihood a step, in nats, that ends the EM
 _BLOCK_ROWS = 8192
 
@@ -100,13 +102,13 @@ def fit_mixture(
     Mixture
     """
     w = np.ones(len(x)) if weights is None else weights
-    mixture = start
+    mixture, floor = start, _floor(x)
     if not isinstance(mixture, Mixture):
-        mixture = _from_moments(*_hard_moments(x, w, mixture, seed))
+        mixture = _from_moments(*_hard_moments(x, w, mixture, seed), floor)
     before = -np.inf
     for _ in range(steps):
         moments, score = _soft_moments(x, w, mixture)
-        mixture = _from_moments(*moments)
+        mixture = _from_moments(*moments, floor)
         if score - before < _TOLERANCE:
             break
         before = score
@@ -137,9 +139,8 @@ def choose_mixture(
     Mixture
     """
     w = np.ones(len(x)) if weights is None else weights
-    rng = np.random.default_rng(seed)
-    few = rng.choice(len(x), subsample, replace=False) if len(x) > subsample else slice(None)
-    seen, seen_weights = x[few], w[few]
+    seen, given = some_rows(x, w, subsample, seed)
+    seen_weights = np.ones(len(seen)) if given is None else given
     dims = x.shape[1]
     best, best_bic, worse = fit_mixture(seen, 1, weights=seen_weights), np.inf, 0
     for count in candidates:
@@ -156,7 +157,20 @@ def choose_mixture(
             worse += 1
         if worse == 2:
             break
-    return fit_mixture(x, best, weights=w, steps=20) if len(x) > len(seen) else best
+    if len(x) == len(seen):
+        return best
+    more, more_weights = some_rows(x, w, _LAST_ROWS, seed)
+    return fit_mixture(more, best, weights=more_weights, steps=20)
+
+
+def some_rows(
+    x: Floats, weights: Floats | None, most: int, seed: int
+) -> tuple[Floats, Floats | None]:
+    """At most so many rows of x, shape (n, D), and their weights: a seeded choice, in order."""
+    if len(x) <= most:
+        return x, weights
+    few = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
+    return x[few], None if weights is None else weights[few]
 
 
 def one_gaussian(x: Floats, weights: Floats | None = None) -> Mixture:
@@ -171,7 +185,7 @@ def one_gaussian(x: Floats, weights: Floats | None = None) -> Mixture:
         As for `fit_mixture`.
     """
     w = np.ones(len(x)) if weights is None else weights
-    single = _from_moments(*_hard_moments(x, w, 1, 0))
+    single = _from_moments(*_hard_moments(x, w, 1, 0), _floor(x))
     width = np.array([0.6, 1.0, 2.0])
     shift = 0.01 * np.array([-1.0, 0.0, 1.0])
     return Mixture(
@@ -203,9 +217,13 @@ def _hard_moments(
     if n_components == 1:
         return _moments(x, weights[:, None])
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     found = KMeans(n_components, n_init=1, random_state=seed, max_iter=30)
-    label = found.fit_predict(x, sample_weight=weights)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than clusters: the clusters without rows are dropped.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        label = found.fit_predict(x, sample_weight=weights)
     member = np.zeros((len(x), n_components))
     member[np.arange(len(x)), label] = weights
     return _moments(x, member)
@@ -238,7 +256,7 @@ def _moments(x: Floats, member: Floats) -> tuple[Floats, Floats, Floats]:
     return member.sum(axis=0), member.T @ x, member.T @ (x[:, low] * x[:, high])
 
 
-def _from_moments(size: Floats, first: Floats, second: Floats) -> Mixture:
+def _from_moments(size: Floats, first: Floats, second: Floats, floor: Floats) -> Mixture:
     dims = first.shape[1]
     # Fewer rows than dimensions give no covariance of their own.
     alive = size > dims
@@ -251,8 +269,17 @@ def _from_moments(size: Floats, first: Floats, second: Floats) -> Mixture:
     covariance[:, low, high] = covariance[:, high, low] = (
         second / size[:, None] - means[:, low] * means[:, high]
     )
-    covariance += _LEAST_VARIANCE * np.eye(dims)
+    covariance += np.diag(floor)
     return Mixture(np.log(size / size.sum()), means, np.stack([_root(c) for c in covariance]))
+
+
+def _floor(x: Floats) -> Floats:
+    """What is added to the variances, shape (D,).
+
+    Of data whitened with one wild row among them the bulk is far narrower than 1.
+    """
+    low, high = np.percentile(x, [25, 75], axis=0)
+    return np.asarray(_LEAST_VARIANCE * np.clip((high - low) ** 2, 1e-8, 1.0))
 
 
 def _root(covariance: Floats) -> Floats:
@@ -268,4 +295,4 @@ def _root(covariance: Floats) -> Floats:
             lower = np.linalg.cholesky(covariance + more * eye)
             return np.asarray(solve_triangular(lower, eye, lower=True).T)
         except np.linalg.LinAlgError:
-            more = max(10.0 * more, _LEAST_VARIANCE)
+            more = max(10.0 * more, 1e-15)

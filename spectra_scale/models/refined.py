@@ -11,6 +11,7 @@ what this gains.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, fields
 from typing import Any, TypeAlias, final
 
@@ -30,7 +31,13 @@ from spectra_scale.models.gis_rows import (
     whiten_rows,
 )
 from spectra_scale.models.gis_spline import matrix_rows
-from spectra_scale.models.mixture import CANDIDATES, Mixture, choose_mixture, one_gaussian
+from spectra_scale.models.mixture import (
+    CANDIDATES,
+    Mixture,
+    choose_mixture,
+    one_gaussian,
+    some_rows,
+)
 from spectra_scale.models.refined_fit import (
     FitRows,
     Progress,
@@ -45,6 +52,7 @@ Device: TypeAlias = "str | torch.device"
 
 _BLOCK_ROWS = 1024
 _DEVICE_ROWS = 65_536
+_JUDGES = 100_000  # validation rows that a look scores, of more
 _HELD_OUT = 10  # one row in so many scores a fit that was given no validation rows
 
 
@@ -144,8 +152,7 @@ class RefinedFlow:
             judged = weighted_rows(validation, validation_weights, "validation", x.shape[1])
         check_fit(x, GISSettings(), None, mass)
         whitening = whiten_rows(x, whiten=True, weights=mass)
-        # Small matrices: more threads would add time, and rounding that depends on their number.
-        with threadpool_limits(1):
+        with _one_thread():
             layers, history = _fit((x, mass), judged, whitening, (settings, device), progress)
         return cls(whitening, layers.cpu(), settings, history)
 
@@ -191,13 +198,15 @@ class RefinedFlow:
         rows = self._whiten(x, "x")
         found = np.full(len(rows), self._whitening.logdet)
         place = torch.device("cpu" if device is None else device)
-        layers = self._layers.to(place)
         whole = -(-max(len(rows), 1) // _BLOCK_ROWS) * _BLOCK_ROWS
         size = _BLOCK_ROWS if device is None else min(_DEVICE_ROWS, whole)
-        for here, block in _blocks(rows, size):
-            scored = layers.log_prob(block.to(place))
-            found[here] += scored[: here.stop - here.start].cpu().numpy()
-        self._layers.cpu()
+        try:
+            layers = self._layers.to(place)
+            for here, block in _blocks(rows, size):
+                scored = layers.log_prob(block.to(place))
+                found[here] += scored[: here.stop - here.start].cpu().numpy()
+        finally:
+            self._layers.cpu()
         return found
 
     def inverse(self, u: ArrayLike) -> Floats:
@@ -246,6 +255,12 @@ class RefinedFlow:
                 logdet=float(arrays["whitening_logdet"][0]),
             )
             means = np.asarray(arrays["layers.means"], np.float64)
+            dims = means.shape[1]
+            if whitening.mean.shape != (dims,) or not (
+                whitening.matrix.shape == whitening.inverse.shape == (dims, dims)
+            ):
+                msg = f"layers of {dims} dimensions, a whitening of {whitening.mean.shape}"
+                raise ValueError(msg)
             start = Mixture(
                 np.zeros(len(means)),
                 means,
@@ -265,7 +280,7 @@ class RefinedFlow:
                 StepRecord(*(int(v) for v in row[:3]), *(float(v) for v in row[3:]))
                 for row in np.asarray(arrays["history"])
             )
-        except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             msg = (
                 f"The arrays are not those of a refined flow with these settings ({error}); found "
                 f"{sorted(arrays)[:8]}. Fit the density again."
@@ -277,6 +292,24 @@ class RefinedFlow:
         return _whiten(checked_rows(x, name, dims=self.n_dimensions), self._whitening)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small matrices: more threads would add time, and rounding that depends on their number.
+
+    torch keeps a count of its own once anybody has set it, and a library that is loaded later
+    than the limit is not limited.
+    """
+    import sklearn.cluster  # noqa: F401
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _fit(
     train: tuple[Floats, Floats | None],
     judged: tuple[Floats, Floats | None],
@@ -286,14 +319,15 @@ def _fit(
 ) -> tuple[RefinedLayers, tuple[StepRecord, ...]]:
     """Fit the layers to rows and their weights, judged by other rows and weights."""
     (x, mass), (settings, device) = train, how
+    judges, judging = some_rows(*judged, _JUDGES, settings.seed)
     z = _whiten(x, whitening)
     counts = tuple(count for count in CANDIDATES if count <= settings.max_components)
     chosen = choose_mixture(z, weights=mass, seed=settings.seed, candidates=counts)
     rows = FitRows(
         train=_on(z, device),
-        validation=_on(_whiten(judged[0], whitening), device),
+        validation=_on(_whiten(judges, whitening), device),
         train_weights=None if mass is None else _on(mass, device),
-        validation_weights=judged[1],
+        validation_weights=judging,
         constant=whitening.logdet,
     )
     return fit_refined(rows, (one_gaussian(z, mass), chosen), settings, progress)

@@ -188,7 +188,8 @@ def fit_refined(
             if progress is not None:
                 progress(len(history), asdict(history[-1]))
 
-        return _ascend(rows, starts[which], settings, (batch, steps), look)
+        every = max(most // _CHECKS, 1)
+        return _ascend(rows, starts[which], settings, (batch, steps, every), look)
 
     race = [run(0, which, few) for which in range(len(starts))]
     leader = max(range(len(race)), key=lambda which: race[which].score)
@@ -205,17 +206,16 @@ def _ascend(
     rows: FitRows,
     start: Mixture,
     settings: RefinedSettings,
-    size: tuple[int, int],
+    size: tuple[int, int, int],
     look: Callable[[int, float, tuple[float, float]], None],
 ) -> _Best:
     """Adam on the log-likelihood of batches; gives the best of all looks at the validation."""
-    batch, steps = size
+    batch, steps, every = size
     generator = torch.Generator().manual_seed(settings.seed)
     layers = RefinedLayers(start, settings.n_layers, settings.hidden, generator)
     layers.to(rows.train.device)
     optimiser = torch.optim.Adam(layers.parameters(), lr=settings.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
-    every = max(steps // max(round(_CHECKS * steps / max(steps, 1)), 1), 1)
     scores = rows.score(layers, settings.trim)
     look(0, math.nan, scores)
     best = _Best(scores[1], _state_of(layers), layers)

@@ -22,7 +22,7 @@ from spectra_scale.store.tables import read_table
 
 __all__ = ["DensityInputs", "history_of", "load_flow", "recipe", "run"]
 
-VERSION = 4
+VERSION = 5
 KIND = "density"
 log = logging.getLogger(__name__)
 

@@ -87,9 +87,15 @@ def classify(
         Columns by name, and figures for the manifest. No columns where there is no conditional
         density; ``skipped`` then says why.
     """
+    from spectra_scale.models.conditional_layers import TooFewRowsError
+
+    if fitted is None and not config.conditional:
+        return {}, {"skipped": "[density] conditional is false"}
+    if fitted is not None and not (fitted / CONDITIONAL).is_file():
+        return {}, {"skipped": f"{fitted}: the density has no conditional flow"}
     try:
         flow = _fit(rows, config) if fitted is None else load_conditional(fitted)
-    except SpectraScaleError as error:
+    except TooFewRowsError as error:
         log.warning("no conditional density: %s", error)
         return {}, {"skipped": str(error)}
     write_bytes(out / CONDITIONAL, save(flow.to_arrays()))
@@ -114,9 +120,6 @@ def classify(
 def _fit(rows: Rows, config: DensitySection) -> ConditionalGIS:
     from spectra_scale.models.conditional_gis import ConditionalGIS, ConditionalSettings
 
-    if not config.conditional:
-        msg = "[density] conditional is false"
-        raise SpectraScaleError(msg)
     settings = ConditionalSettings(
         classes=CLASSES,
         n_layers=config.conditional_layers,

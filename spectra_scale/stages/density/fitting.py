@@ -32,7 +32,7 @@ HISTORY = "history.parquet"
 #: Settings of the plain flow alone.
 _PLAIN = ("n_iterations", "n_slices", "subsample", "max_steps", "early_stop", "patience")
 # Looks at a fit of the refined flow: two beginnings of a race and the whole; fewer where one wins.
-_LOOKS = 30
+_LOOKS = 33
 
 
 def fit(

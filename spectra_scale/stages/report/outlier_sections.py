@@ -87,7 +87,12 @@ def outlier_section(inputs: ReportInputs, objects: Objects, judged: Judged, job:
         FigureItem("Verdicts on the map of latents.", png_of(on_map), "Verdicts on the map"),
         *_strongest(inputs, objects, judged),
     ]
-    return Section("Outliers", text, items, [_by_class(objects, judged), *_overlap(inputs)])
+    return Section(
+        "Outliers",
+        text,
+        items,
+        [_by_class(objects, judged, job.outliers.p_value), *_overlap(inputs)],
+    )
 
 
 def _strongest(inputs: ReportInputs, objects: Objects, judged: Judged) -> list[FigureItem]:
@@ -110,8 +115,8 @@ def _strongest(inputs: ReportInputs, objects: Objects, judged: Judged) -> list[F
     return [FigureItem(caption, png_of(figure), caption)]
 
 
-def _by_class(objects: Objects, judged: Judged) -> Table:
-    rare = objects.p_value < 0.01
+def _by_class(objects: Objects, judged: Judged, p_value: float) -> Table:
+    rare = objects.p_value < p_value
     rows = []
     for word in (w for w in VERDICTS if (judged.verdict == w).any()):
         mine = judged.verdict == word
