@@ -27,6 +27,15 @@ def banana_log_prob(x: np.ndarray) -> np.ndarray:
     return -0.5 * (z**2).sum(axis=1) - 1.5 * np.log(2 * np.pi) - np.log(0.3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def flow() -> RefinedFlow:
     return RefinedFlow.fit(banana(4000, 0), QUICK, banana(1000, 1))
