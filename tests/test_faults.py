@@ -5,17 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectra_scale.spectrum.fault_kernels import ANY, NEGATIVE
 from spectra_scale.spectrum.faults import (
+    OWN_SCALE,
     SEAMS,
     STATISTICS,
     Scales,
     ScaleSums,
     measure_faults,
     observed_offset,
-    quiet_pixels,
+    spikes_counted,
 )
 from spectra_scale.spectrum.grid import WavelengthGrid
-from spectra_scale.spectrum.vacuum import LINES
+from spectra_scale.spectrum.vacuum import LINES, WEAK_LINES, air_to_vacuum
 
 GRID = WavelengthGrid.rest_frame()
 WAVE = GRID.centres
@@ -39,8 +41,13 @@ def made(n, seed=1, misfit=MISFIT):
     return recon.astype("f4"), np.where(covered, flux, 0).astype("f4"), ivar.astype("f4"), redshift
 
 
-def scales_of(*spectra):
-    return Scales.of(ScaleSums.of(*spectra, GRID))
+def narrow(spectra):
+    return np.zeros(len(spectra[0]), bool)
+
+
+def scales_of(*spectra, broad=None):
+    broad = narrow(spectra) if broad is None else broad
+    return Scales.of(ScaleSums.of(*spectra, broad, GRID))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +55,15 @@ def scales():
     return scales_of(*made(600))
 
 
-def measured(scales, spectra, survey="sdss"):
-    return measure_faults(*spectra, (scales, GRID, survey))
+def measured(scales, spectra, survey="sdss", broad=None):
+    broad = narrow(spectra) if broad is None else broad
+    return measure_faults(*spectra, broad, (scales, GRID, survey))
 
 
 def test_scales_are_those_that_the_spectra_were_made_with(scales):
     # 90 % of the pulls of noise and misfit together lie within 1.645 when f is the true one; where
     # the noise is 3.3 % the 2 % beside it are known to a bin (1/6 e-fold) and its sampling.
-    inner = scales.misfit[200:800]
+    inner = scales.misfit[:, 200:800]
     assert np.median(inner) == pytest.approx(MISFIT, rel=0.2)
     first = np.log10(WAVE[0])
     pixels = [round((np.log10(w) - first) / GRID.log10_step) for w in SKY_LINES]
@@ -64,6 +72,22 @@ def test_scales_are_those_that_the_spectra_were_made_with(scales):
     assert scales.sky.sum() <= 3 * len(SKY_LINES)
     usual = 10 ** (first + GRID.log10_step * np.flatnonzero(scales.usual))
     assert usual.min() == pytest.approx(3800, rel=3e-3)
+
+
+def test_broad_lines_have_a_misfit_of_their_own_where_there_are_enough():
+    worse = made(OWN_SCALE + 50, seed=21, misfit=5 * MISFIT)
+    both = tuple(np.concatenate(pair) for pair in zip(made(400, seed=20), worse, strict=True))
+    broad = np.arange(len(both[0])) >= 400
+    scales = scales_of(*both, broad=broad)
+    rest, own = np.median(scales.misfit[:, 200:800], axis=1)
+    # The 90 % quantile of 100, in bins of 1/6 e-fold.
+    assert own == pytest.approx(5 * MISFIT, rel=0.25)
+    assert rest == pytest.approx(MISFIT, rel=0.2)
+    found = measured(scales, worse, broad=np.ones(len(worse[0]), bool))
+    assert np.median(found["misfit"]) == pytest.approx(0.975, abs=0.15)
+    assert np.median(measured(scales, worse)["misfit"]) > 3
+    few = np.arange(len(both[0])) >= 501 - OWN_SCALE
+    np.testing.assert_array_equal(*scales_of(*both, broad=few).misfit)
 
 
 def test_pulls_of_sound_spectra_have_unit_width(scales):
@@ -90,7 +114,8 @@ def test_a_cosmic_ray_is_a_spike_at_its_wavelength(row, pixel, sign):
     after = measured(scales, (recon, hit, ivar, redshift))
     place = WAVE[pixel] * (1 + redshift[row])
     near_sky = scales.sky[pixel + observed_offset(redshift, GRID)[row]]
-    if quiet_pixels(GRID)[pixel] and not near_sky:
+    counted = spikes_counted(GRID)[pixel]
+    if (counted == ANY or (counted == NEGATIVE and sign < 0)) and not near_sky:
         # 60 σ of noise are over 30 of noise and misfit together.
         assert after["spike"][row] > 25
         assert after["spike_wave"][row] == pytest.approx(place, rel=1e-3)
@@ -104,10 +129,38 @@ def test_a_cosmic_ray_is_a_spike_at_its_wavelength(row, pixel, sign):
 
 def test_a_line_that_the_model_does_not_know_is_no_cosmic_ray(scales):
     recon, flux, ivar, redshift = made(5, seed=4)
-    for name in ("Halpha", "OIII5008", "OII3727"):
-        pixel = np.abs(WAVE - LINES[name]).argmin()
-        flux[:, pixel] += 40 / SNR
+    known = [LINES[name] for name in ("Halpha", "OIII5008", "OII3727")]
+    for wave in (*known, *WEAK_LINES.values()):
+        flux[:, np.abs(WAVE - wave).argmin()] += 40 / SNR
     assert (measured(scales, (recon, flux, ivar, redshift))["spike"] < 7).all()
+
+
+@pytest.mark.parametrize("name", ["H10", "ArIV4742", "FeVII6089", "ArIII7138"])
+def test_what_is_missing_of_a_weak_line_is_a_bad_pixel(scales, name):
+    recon, flux, ivar, redshift = made(5, seed=4)
+    flux[:, np.abs(WAVE - WEAK_LINES[name]).argmin()] -= 60 / SNR
+    found = measured(scales, (recon, flux, ivar, redshift))
+    # Lines of the sky hide some.
+    assert (found["spike"] > 25).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "air"),
+    # Sloan's list of lines and NIST's database; the Balmer series by Rydberg's formula.
+    [("HeI4473", 4471.479), ("FeVII6089", 6086.97), ("SII4070", 4068.60), ("ArIII7138", 7135.79)],
+)
+def test_weak_lines_are_where_they_belong(name, air):
+    # A tenth of a rest-frame pixel.
+    assert WEAK_LINES[name] == pytest.approx(air_to_vacuum(air), abs=0.2)
+    for n, line in ((8, "H8"), (9, "H9"), (10, "H10"), (11, "H11"), (12, "H12"), (16, "H16")):
+        rydberg = 1e8 / (109677.58 * (1 / 4 - 1 / n**2))
+        assert WEAK_LINES[line] == pytest.approx(rydberg, abs=0.05)
+
+
+def test_lines_leave_most_of_the_spectrum_to_look_for_cosmic_rays():
+    counted = spikes_counted(GRID)
+    assert (counted == ANY).mean() > 0.6
+    assert set(np.unique(counted)) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("step", [0.12, -0.2])
@@ -161,6 +214,7 @@ def test_a_lost_end_and_a_gap_count_where_others_have_data(scales):
 @settings(max_examples=10, deadline=None)
 def test_sums_do_not_depend_on_how_spectra_are_split(cut):
     spectra = made(40, seed=8)
+    spectra = (*spectra, np.arange(40) % 3 == 0)
     whole = ScaleSums.of(*spectra, GRID)
     first, last = ((a[:cut] for a in spectra), (a[cut:] for a in spectra))
     joined = ScaleSums.of(*first, GRID) + ScaleSums.of(*last, GRID)
@@ -202,8 +256,9 @@ def test_finer_grids_measure_the_same_step(n_pixels):
     flux = recon + sigma * rng.standard_normal(recon.shape)
     flux = np.where(grid.centres * 1.15 > 5975, 1.1 * flux, flux).astype("f4")
     ivar = np.full(recon.shape, sigma**-2, "f4")
-    made_scales = Scales.of(ScaleSums.of(recon, recon, ivar, redshift, grid))
-    found = measure_faults(recon, flux, ivar, redshift, (made_scales, grid, "sdss"))
+    broad = redshift < 0
+    made_scales = Scales.of(ScaleSums.of(recon, recon, ivar, redshift, broad, grid))
+    found = measure_faults(recon, flux, ivar, redshift, broad, (made_scales, grid, "sdss"))
     # Two means over 0.016 dex each, whatever the pixels.
     error = np.sqrt(2 / (0.016 / grid.log10_step)) * sigma
     np.testing.assert_allclose(found["step"], 0.1, atol=5 * error)

@@ -41,7 +41,7 @@ def make_run(folder: Path, n: int, workers: int = 1, **changes: Any) -> Run:
         # Half-lost spectra are dropped at the default of 0.4: here they are to be found.
         "prepare": {"max_masked_fraction": 0.7},
         "train": {"preset": "fast", "fill": "linear", "engine": "local"},
-        "density": {"n_iterations": 60},
+        "density": {"conditional": False},
         "embed": {"n_epochs": 100},
         "stack": {"n_bootstrap": 0},
         "compute": {"workers": workers},
