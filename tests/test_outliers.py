@@ -81,7 +81,7 @@ def planted():
     flux[25] *= np.where(seen[25] > 5975, 1.4, 1)
     flux += sigma * rng.standard_normal(flux.shape)
     flux[30] += np.where(at_sky[30], 8 * sigma[30], 0)
-    flux[20, [333, 470]] += 50 * NOISE
+    flux[20, [333, 490]] += 50 * NOISE
     ivar = np.where((seen > 3800) & (seen < 9200), sigma**-2.0, 0)
     ivar[41, 560:] = 0
     flux[46] = -1
@@ -168,7 +168,7 @@ def test_the_evidence_says_where_the_fault_is(sample, judged):
     z = column(sample.index, "z")
     # The weaker of two spikes of the same height is found as well.
     assert column(table, "n_spikes")[20] == 2
-    places = WAVE[[333, 470]] * (1 + z[20])
+    places = WAVE[[333, 490]] * (1 + z[20])
     assert np.abs(places / column(table, "spike_wave")[20] - 1).min() < 1e-3
     # The model follows a part of the step.
     assert 0.15 < column(table, "step")[25] < 0.45

@@ -22,8 +22,6 @@ CUT = np.float32(9.0)
 #: The same where strong pulls are what is looked for, and one pixel alone shall not decide.
 WIDE_CUT = np.float32(25.0)
 _TINY = np.float32(1e-20)
-#: Which spikes count at a pixel: of either sign; only below the reconstruction; none.
-ANY, NEGATIVE, NO_SPIKE = 0, 1, 2
 
 
 @compiled
@@ -142,7 +140,7 @@ def measure(
     flux: Floats,
     ivar: Floats,
     whose: tuple[Ints, Ints],
-    scales: tuple[Floats, Bools, Bools, Ints],
+    scales: tuple[Floats, Bools, Bools, Bools],
     widths: tuple[int, int, int, int],
     seams: Ints,
     out: Doubles,
@@ -156,8 +154,7 @@ def measure(
     whose
         Offset on the observed grid and group of each spectrum, shape (spectrum,).
     scales
-        Misfit (group, pixel), sky (observed pixel,), usual (observed pixel,), and what spikes
-        count at a pixel: `ANY`, `NEGATIVE` or `NO_SPIKE`, shape (pixel,).
+        Misfit (group, pixel), sky (observed pixel,), usual (observed pixel,), quiet (pixel,).
     widths
         Pixels: core and reach of a spike, gap and reach of a step.
     seams
@@ -166,7 +163,7 @@ def measure(
         Changed, shape (spectrum, column).
     """
     offset, group = whose
-    misfits, sky, usual, counted = scales
+    misfits, sky, usual, quiet = scales
     n_pixels = recon.shape[1]
     pull, good = np.empty(n_pixels, np.float32), np.empty(n_pixels, np.bool_)
     dark, far = np.empty(n_pixels, np.bool_), np.empty(n_pixels, np.bool_)
@@ -179,7 +176,7 @@ def measure(
             # What a line of the sky leaves has wings.
             far[j] = dark[max(j - 1, 0)] and dark[j] and dark[min(j + 1, n_pixels - 1)]
         _sky(pull, good, (dark, far), out[s])
-        _spikes(pull, (good, far), counted, widths[0], widths[1], out[s])
+        _spikes(pull, (recon[s], flux[s]), (good, far, quiet), widths, out[s])
         _steps((recon[s], flux[s], ivar[s], misfit), seams - offset[s], widths, out[s])
         _missing(good, usual, offset[s], out[s])
 
@@ -207,15 +204,19 @@ def _sky(pull: Floats, good: Bools, where: tuple[Bools, Bools], out: Doubles) ->
 
 @compiled
 def _spikes(
-    pull: Floats, where: tuple[Bools, Bools], counted: Ints, core: int, reach: int, out: Doubles
+    pull: Floats,
+    spectrum: tuple[Floats, Floats],
+    where: tuple[Bools, Bools, Bools],
+    widths: tuple[int, int, int, int],
+    out: Doubles,
 ) -> None:
-    good, dark = where
+    good, dark, quiet = where
+    core, reach = widths[0], widths[1]
     n_pixels = len(pull)
     near = np.empty(2 * reach + 1, np.float32)
     best, place, count = 0.0, -1, 0
     for j in range(n_pixels):
-        counts = counted[j] == ANY or (counted[j] == NEGATIVE and pull[j] < ZERO)
-        if not (good[j] and dark[j] and counts) or abs(pull[j]) < 3.0:
+        if not (good[j] and dark[j]) or abs(pull[j]) < 3.0:
             continue
         n = 0
         for i in range(max(j - reach, 0), min(j + reach + 1, n_pixels)):
@@ -224,12 +225,29 @@ def _spikes(
                 n += 1
         if n < 4:
             continue
-        height = abs(pull[j] - median_of(near, n))
+        height = (
+            abs(pull[j] - median_of(near, n)) if quiet[j] else _depth(pull, spectrum, j, reach)
+        )
         if height > 5.0:
             count += 1
         if height > best:
             best, place = height, j
     out[3], out[4], out[5] = best, place, count
+
+
+@compiled
+def _depth(pull: Floats, spectrum: tuple[Floats, Floats], at: int, reach: int) -> float:
+    """By how many σ a pixel lies below the reconstruction of all its neighbours; 0 if it does not.
+
+    No line, known to the model or not, takes the flux there.
+    """
+    recon, flux = spectrum
+    least = recon[at]
+    for i in range(max(at - reach, 0), min(at + reach + 1, len(recon))):
+        least = min(least, recon[i])
+    if flux[at] >= least:
+        return 0.0
+    return -pull[at] * np.float64(flux[at] - least) / np.float64(flux[at] - recon[at])
 
 
 @compiled
