@@ -247,7 +247,8 @@ def _depth(pull: Floats, spectrum: tuple[Floats, Floats], at: int, reach: int) -
         least = min(least, recon[i])
     if flux[at] >= least:
         return 0.0
-    return -pull[at] * np.float64(flux[at] - least) / np.float64(flux[at] - recon[at])
+    depth: float = -pull[at] * np.float64(flux[at] - least) / np.float64(flux[at] - recon[at])
+    return depth
 
 
 @compiled
