@@ -16,7 +16,7 @@ from spectra_scale.config import Job
 from spectra_scale.errors import UsageError
 from spectra_scale.jobfile import make_job
 from spectra_scale.pipeline import run_job
-from spectra_scale.spectrum.classify import CLASS_NAMES
+from spectra_scale.spectrum.classify import CLASS_NAMES, Label
 from spectra_scale.spectrum_file import encode_file, job_of
 from spectra_scale.store.artifact import MANIFEST
 from spectra_scale.store.run import Run, open_run
@@ -196,6 +196,7 @@ def _verdict(run: Run, job: Job, spectrum: FileSpectrum, p_value: float) -> dict
         snr=float(spectrum.quality.snr_median[0]),
         p_value=p_value,
         survey=str(spectrum.row["spectrum_key"]).partition(":")[0],
+        broad=spectrum.label == Label.BROAD_LINE,
     )
     reference = load_file(run.folder("outliers") / REFERENCE)
     return judge_one(reference, spectrum.model, spectrum.inputs, one, job.outliers)

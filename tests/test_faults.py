@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra_scale.spectrum.faults import (
+    OWN_SCALE,
     SEAMS,
     STATISTICS,
     Scales,
@@ -15,7 +16,7 @@ from spectra_scale.spectrum.faults import (
     quiet_pixels,
 )
 from spectra_scale.spectrum.grid import WavelengthGrid
-from spectra_scale.spectrum.vacuum import LINES
+from spectra_scale.spectrum.vacuum import LINES, WEAK_LINES, air_to_vacuum
 
 GRID = WavelengthGrid.rest_frame()
 WAVE = GRID.centres
@@ -39,8 +40,13 @@ def made(n, seed=1, misfit=MISFIT):
     return recon.astype("f4"), np.where(covered, flux, 0).astype("f4"), ivar.astype("f4"), redshift
 
 
-def scales_of(*spectra):
-    return Scales.of(ScaleSums.of(*spectra, GRID))
+def narrow(spectra):
+    return np.zeros(len(spectra[0]), bool)
+
+
+def scales_of(*spectra, broad=None):
+    broad = narrow(spectra) if broad is None else broad
+    return Scales.of(ScaleSums.of(*spectra, broad, GRID))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +54,15 @@ def scales():
     return scales_of(*made(600))
 
 
-def measured(scales, spectra, survey="sdss"):
-    return measure_faults(*spectra, (scales, GRID, survey))
+def measured(scales, spectra, survey="sdss", broad=None):
+    broad = narrow(spectra) if broad is None else broad
+    return measure_faults(*spectra, broad, (scales, GRID, survey))
 
 
 def test_scales_are_those_that_the_spectra_were_made_with(scales):
     # 90 % of the pulls of noise and misfit together lie within 1.645 when f is the true one; where
     # the noise is 3.3 % the 2 % beside it are known to a bin (1/6 e-fold) and its sampling.
-    inner = scales.misfit[200:800]
+    inner = scales.misfit[:, 200:800]
     assert np.median(inner) == pytest.approx(MISFIT, rel=0.2)
     first = np.log10(WAVE[0])
     pixels = [round((np.log10(w) - first) / GRID.log10_step) for w in SKY_LINES]
@@ -64,6 +71,22 @@ def test_scales_are_those_that_the_spectra_were_made_with(scales):
     assert scales.sky.sum() <= 3 * len(SKY_LINES)
     usual = 10 ** (first + GRID.log10_step * np.flatnonzero(scales.usual))
     assert usual.min() == pytest.approx(3800, rel=3e-3)
+
+
+def test_broad_lines_have_a_misfit_of_their_own_where_there_are_enough():
+    worse = made(OWN_SCALE + 50, seed=21, misfit=5 * MISFIT)
+    both = tuple(np.concatenate(pair) for pair in zip(made(400, seed=20), worse, strict=True))
+    broad = np.arange(len(both[0])) >= 400
+    scales = scales_of(*both, broad=broad)
+    rest, own = np.median(scales.misfit[:, 200:800], axis=1)
+    # The 90 % quantile of 100, in bins of 1/6 e-fold.
+    assert own == pytest.approx(5 * MISFIT, rel=0.25)
+    assert rest == pytest.approx(MISFIT, rel=0.2)
+    found = measured(scales, worse, broad=np.ones(len(worse[0]), bool))
+    assert np.median(found["misfit"]) == pytest.approx(0.975, abs=0.15)
+    assert np.median(measured(scales, worse)["misfit"]) > 3
+    few = np.arange(len(both[0])) >= 501 - OWN_SCALE
+    np.testing.assert_array_equal(*scales_of(*both, broad=few).misfit)
 
 
 def test_pulls_of_sound_spectra_have_unit_width(scales):
@@ -89,14 +112,16 @@ def test_a_cosmic_ray_is_a_spike_at_its_wavelength(row, pixel, sign):
     hit[row, pixel] += sign * 60 / np.sqrt(ivar[row, pixel])
     after = measured(scales, (recon, hit, ivar, redshift))
     place = WAVE[pixel] * (1 + redshift[row])
-    near_sky = scales.sky[pixel + observed_offset(redshift, GRID)[row]]
-    if quiet_pixels(GRID)[pixel] and not near_sky:
+    at = pixel + observed_offset(redshift, GRID)[row]
+    near_sky = scales.sky[at - 1 : at + 2].any()
+    if near_sky or (sign > 0 and not quiet_pixels(GRID)[pixel]):
+        # Of the neighbours' median it is one value.
+        assert after["spike"][row] == pytest.approx(before["spike"][row], abs=0.5)
+    else:
         # 60 σ of noise are over 30 of noise and misfit together.
         assert after["spike"][row] > 25
         assert after["spike_wave"][row] == pytest.approx(place, rel=1e-3)
         assert after["n_spikes"][row] == before["n_spikes"][row] + 1
-    else:
-        assert after["spike"][row] == pytest.approx(before["spike"][row])
     others = np.arange(30) != row
     for name in STATISTICS:
         np.testing.assert_array_equal(after[name][others], before[name][others])
@@ -104,10 +129,44 @@ def test_a_cosmic_ray_is_a_spike_at_its_wavelength(row, pixel, sign):
 
 def test_a_line_that_the_model_does_not_know_is_no_cosmic_ray(scales):
     recon, flux, ivar, redshift = made(5, seed=4)
-    for name in ("Halpha", "OIII5008", "OII3727"):
-        pixel = np.abs(WAVE - LINES[name]).argmin()
-        flux[:, pixel] += 40 / SNR
+    known = [LINES[name] for name in ("Halpha", "OIII5008", "OII3727")]
+    for wave in (*known, *WEAK_LINES.values()):
+        flux[:, np.abs(WAVE - wave).argmin()] += 40 / SNR
     assert (measured(scales, (recon, flux, ivar, redshift))["spike"] < 7).all()
+
+
+@pytest.mark.parametrize("wave", [LINES["OIII5008"], WEAK_LINES["FeVII6089"]])
+def test_a_line_that_the_model_draws_too_bright_is_no_bad_pixel_and_a_hole_is_one(scales, wave):
+    recon, flux, ivar, redshift = made(5, seed=4)
+    line = np.abs(WAVE - wave).argmin()
+    before = measured(scales, (recon, flux, ivar, redshift))["spike"]
+    bright = recon.copy()
+    bright[:, line] += 60 / SNR
+    after = measured(scales, (bright, flux, ivar, redshift))["spike"]
+    # The noise below the continuum counts, and no more.
+    assert (after < np.maximum(before, 5)).all()
+    flux[:, line] -= 60 / SNR
+    for model in (recon, bright):
+        found = measured(scales, (model, flux, ivar, redshift))["spike"]
+        seen = np.log10(WAVE[line] * (1 + redshift) / np.array(SKY_LINES)[:, None])
+        assert (found[(np.abs(seen) > 2e-3).all(axis=0)] > 20).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "air"),
+    # Air, of NIST's Atomic Spectra Database; the Balmer series is Rydberg's formula.
+    [("HeI4473", 4471.479), ("FeVII6089", 6086.97), ("SII4070", 4068.60), ("ArIII7138", 7135.79)],
+)
+def test_weak_lines_are_where_they_belong(name, air):
+    # A tenth of a rest-frame pixel.
+    assert WEAK_LINES[name] == pytest.approx(air_to_vacuum(air), abs=0.2)
+    for n, line in ((8, "H8"), (9, "H9"), (10, "H10"), (11, "H11"), (12, "H12"), (16, "H16")):
+        rydberg = 1e8 / (109677.58 * (1 / 4 - 1 / n**2))
+        assert WEAK_LINES[line] == pytest.approx(rydberg, abs=0.05)
+
+
+def test_lines_leave_most_of_the_spectrum_to_look_for_cosmic_rays():
+    assert 0.7 < quiet_pixels(GRID).mean() < 0.9
 
 
 @pytest.mark.parametrize("step", [0.12, -0.2])
@@ -161,6 +220,7 @@ def test_a_lost_end_and_a_gap_count_where_others_have_data(scales):
 @settings(max_examples=10, deadline=None)
 def test_sums_do_not_depend_on_how_spectra_are_split(cut):
     spectra = made(40, seed=8)
+    spectra = (*spectra, np.arange(40) % 3 == 0)
     whole = ScaleSums.of(*spectra, GRID)
     first, last = ((a[:cut] for a in spectra), (a[cut:] for a in spectra))
     joined = ScaleSums.of(*first, GRID) + ScaleSums.of(*last, GRID)
@@ -202,8 +262,9 @@ def test_finer_grids_measure_the_same_step(n_pixels):
     flux = recon + sigma * rng.standard_normal(recon.shape)
     flux = np.where(grid.centres * 1.15 > 5975, 1.1 * flux, flux).astype("f4")
     ivar = np.full(recon.shape, sigma**-2, "f4")
-    made_scales = Scales.of(ScaleSums.of(recon, recon, ivar, redshift, grid))
-    found = measure_faults(recon, flux, ivar, redshift, (made_scales, grid, "sdss"))
+    broad = redshift < 0
+    made_scales = Scales.of(ScaleSums.of(recon, recon, ivar, redshift, broad, grid))
+    found = measure_faults(recon, flux, ivar, redshift, broad, (made_scales, grid, "sdss"))
     # Two means over 0.016 dex each, whatever the pixels.
     error = np.sqrt(2 / (0.016 / grid.log10_step)) * sigma
     np.testing.assert_allclose(found["step"], 0.1, atol=5 * error)

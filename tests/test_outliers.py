@@ -20,6 +20,7 @@ from spectra_scale.models.redshift_scan import scan_redshifts, shifts_within
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.triage import (
     FAULTS,
+    OWN_LEVEL,
     SHOWN,
     Levels,
     evidence_in_words,
@@ -80,7 +81,7 @@ def planted():
     flux[25] *= np.where(seen[25] > 5975, 1.4, 1)
     flux += sigma * rng.standard_normal(flux.shape)
     flux[30] += np.where(at_sky[30], 8 * sigma[30], 0)
-    flux[20, [333, 470]] += 50 * NOISE
+    flux[20, [333, 490]] += 50 * NOISE
     ivar = np.where((seen > 3800) & (seen < 9200), sigma**-2.0, 0)
     ivar[41, 560:] = 0
     flux[46] = -1
@@ -167,7 +168,7 @@ def test_the_evidence_says_where_the_fault_is(sample, judged):
     z = column(sample.index, "z")
     # The weaker of two spikes of the same height is found as well.
     assert column(table, "n_spikes")[20] == 2
-    places = WAVE[[333, 470]] * (1 + z[20])
+    places = WAVE[[333, 490]] * (1 + z[20])
     assert np.abs(places / column(table, "spike_wave")[20] - 1).min() < 1e-3
     # The model follows a part of the step.
     assert 0.15 < column(table, "step")[25] < 0.45
@@ -270,19 +271,58 @@ def test_levels_follow_signal_to_noise_and_ignore_a_few_broken_spectra():
     rng = np.random.default_rng(1)
     snr = 10 ** rng.uniform(0.5, 2, 4000)
     statistic = 0.2 * np.log(snr) + rng.normal(0, 1.5, 4000)
-    sound = Levels.of("sky-residual", statistic, snr)
+    none = np.zeros(4000, bool)
+    sound = Levels.of("sky-residual", statistic, snr, none)
     broken = statistic.copy()
     broken[::50] += 100
-    found = Levels.of("sky-residual", broken, snr)
-    strength = found.strength(statistic, snr)
+    found = Levels.of("sky-residual", broken, snr, none)
+    strength = found.strength(statistic, snr, none)
     # Centre and width are known to a tenth of the width in bins of 400.
     assert np.mean(strength) == pytest.approx(0, abs=0.1)
     assert np.std(strength) == pytest.approx(1, abs=0.15)
     # With 2 % broken ones the 95 % quantile is the Gaussian's 97 %: 1.88 / 1.645 as wide, and
     # more where a bin of 400 has its share twice.
     assert np.median(found.width / sound.width) < 1.25
-    assert found.strength(np.array([np.nan]), np.array([10.0])) == 0
-    assert Levels.of("sky-residual", np.empty(0), np.empty(0)).strength(snr, snr).max() == 0
+    assert found.strength(np.array([np.nan]), np.array([10.0]), none[:1]) == 0
+    empty = Levels.of("sky-residual", np.empty(0), np.empty(0), none[:0])
+    assert empty.strength(snr, snr, none).max() == 0
+
+
+def test_broad_lines_are_compared_with_each_other_where_there_are_enough():
+    rng = np.random.default_rng(2)
+    snr = 10 ** rng.uniform(0.5, 2, 4000)
+    broad = np.arange(4000) < 400
+    # Broad lines lie 6 higher and scatter three times as far; all grow with S/N.
+    statistic = np.log(snr) + np.where(
+        broad, 6 + 6 * rng.normal(size=4000), 2 * rng.normal(size=4000)
+    )
+    levels = Levels.of("calibration-step", statistic, snr, broad)
+    strength = levels.strength(statistic, snr, broad)
+    for rows in (broad, ~broad):
+        # A width from 400 is known to a tenth, and is the greater of two.
+        assert np.median(strength[rows]) == pytest.approx(0, abs=0.15)
+        assert np.std(strength[rows]) == pytest.approx(1, abs=0.15)
+    # Broad ones in the pool would widen what is usual of the others.
+    assert (
+        levels.width < Levels.of("calibration-step", statistic, snr, np.zeros(4000, bool)).width
+    ).all()
+    few = broad & (np.arange(4000) < OWN_LEVEL - 1)
+    pooled = Levels.of("calibration-step", statistic, snr, few)
+    np.testing.assert_array_equal(pooled.broad, [0, 1])
+    np.testing.assert_array_equal(
+        pooled.strength(statistic, snr, few), pooled.strength(statistic, snr, ~few)
+    )
+    # Nothing but broad lines is no group beside others.
+    alone = Levels.of("calibration-step", statistic[broad], snr[broad], broad[broad])
+    np.testing.assert_array_equal(alone.broad, [0, 1])
+
+
+def test_broad_lines_that_are_better_than_others_are_not_judged_more_sharply():
+    rng = np.random.default_rng(3)
+    broad = np.arange(1000) < 200
+    statistic = np.where(broad, 0.01, 1) * rng.normal(size=1000)
+    levels = Levels.of("bad-pixels", statistic, np.full(1000, 20.0), broad)
+    assert levels.broad[1] == 1
 
 
 def test_the_gain_of_another_redshift_counts_in_its_scatter():

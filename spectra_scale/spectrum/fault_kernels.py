@@ -46,7 +46,12 @@ def median_of(values: Floats, n: int) -> float:
 
 @compiled
 def add_misfit(
-    recon: Floats, flux: Floats, ivar: Floats, bins: tuple[float, float, float], hist: Doubles
+    recon: Floats,
+    flux: Floats,
+    ivar: Floats,
+    group: Ints,
+    bins: tuple[float, float, float],
+    hist: Doubles,
 ) -> None:
     """Count, by pixel, the relative error that a reconstruction needs beside the noise.
 
@@ -54,14 +59,16 @@ def add_misfit(
     ----------
     recon, flux, ivar
         Shape (spectrum, pixel).
+    group
+        Of each spectrum, shape (spectrum,).
     bins
         Pull that the error may reach; natural logarithm of the first edge; bins in one e-fold.
     hist
-        Changed, shape (pixel, bin): the first bin holds errors below the first edge and pixels
-        that need none.
+        Changed, shape (group, pixel, bin): the first bin holds errors below the first edge and
+        pixels that need none.
     """
     limit, first, per_fold = bins
-    last = hist.shape[1] - 1
+    last = hist.shape[2] - 1
     for s in range(recon.shape[0]):
         for j in range(recon.shape[1]):
             v = ivar[s, j]
@@ -73,7 +80,7 @@ def add_misfit(
             if need > 0.0:
                 error = math.sqrt(need) / max(abs(np.float64(recon[s, j])), 1e-12)
                 at = min(max(int((math.log(error) - first) * per_fold) + 1, 0), last)
-            hist[j, at] += 1.0
+            hist[group[s], j, at] += 1.0
 
 
 @compiled
@@ -132,7 +139,7 @@ def measure(
     recon: Floats,
     flux: Floats,
     ivar: Floats,
-    offset: Ints,
+    whose: tuple[Ints, Ints],
     scales: tuple[Floats, Bools, Bools, Bools],
     widths: tuple[int, int, int, int],
     seams: Ints,
@@ -144,10 +151,10 @@ def measure(
     ----------
     recon, flux, ivar
         Shape (spectrum, pixel).
-    offset
-        Shape (spectrum,).
+    whose
+        Offset on the observed grid and group of each spectrum, shape (spectrum,).
     scales
-        Misfit (pixel,), sky (observed pixel,), usual (observed pixel,), quiet (pixel,).
+        Misfit (group, pixel), sky (observed pixel,), usual (observed pixel,), quiet (pixel,).
     widths
         Pixels: core and reach of a spike, gap and reach of a step.
     seams
@@ -155,11 +162,13 @@ def measure(
     out
         Changed, shape (spectrum, column).
     """
-    misfit, sky, usual, quiet = scales
+    offset, group = whose
+    misfits, sky, usual, quiet = scales
     n_pixels = recon.shape[1]
     pull, good = np.empty(n_pixels, np.float32), np.empty(n_pixels, np.bool_)
     dark, far = np.empty(n_pixels, np.bool_), np.empty(n_pixels, np.bool_)
     for s in range(recon.shape[0]):
+        misfit = misfits[group[s]]
         pulls_of(recon[s], flux[s], ivar[s], misfit, pull, good)
         for j in range(n_pixels):
             dark[j] = not sky[observed_pixel(j, offset[s], len(sky))]
@@ -167,7 +176,7 @@ def measure(
             # What a line of the sky leaves has wings.
             far[j] = dark[max(j - 1, 0)] and dark[j] and dark[min(j + 1, n_pixels - 1)]
         _sky(pull, good, (dark, far), out[s])
-        _spikes(pull, (good, far, quiet), widths[0], widths[1], out[s])
+        _spikes(pull, (recon[s], flux[s]), (good, far, quiet), widths, out[s])
         _steps((recon[s], flux[s], ivar[s], misfit), seams - offset[s], widths, out[s])
         _missing(good, usual, offset[s], out[s])
 
@@ -195,14 +204,19 @@ def _sky(pull: Floats, good: Bools, where: tuple[Bools, Bools], out: Doubles) ->
 
 @compiled
 def _spikes(
-    pull: Floats, where: tuple[Bools, Bools, Bools], core: int, reach: int, out: Doubles
+    pull: Floats,
+    spectrum: tuple[Floats, Floats],
+    where: tuple[Bools, Bools, Bools],
+    widths: tuple[int, int, int, int],
+    out: Doubles,
 ) -> None:
     good, dark, quiet = where
+    core, reach = widths[0], widths[1]
     n_pixels = len(pull)
     near = np.empty(2 * reach + 1, np.float32)
     best, place, count = 0.0, -1, 0
     for j in range(n_pixels):
-        if not (good[j] and dark[j] and quiet[j]) or abs(pull[j]) < 3.0:
+        if not (good[j] and dark[j]) or abs(pull[j]) < 3.0:
             continue
         n = 0
         for i in range(max(j - reach, 0), min(j + reach + 1, n_pixels)):
@@ -211,12 +225,30 @@ def _spikes(
                 n += 1
         if n < 4:
             continue
-        height = abs(pull[j] - median_of(near, n))
+        height = (
+            abs(pull[j] - median_of(near, n)) if quiet[j] else _depth(pull, spectrum, j, reach)
+        )
         if height > 5.0:
             count += 1
         if height > best:
             best, place = height, j
     out[3], out[4], out[5] = best, place, count
+
+
+@compiled
+def _depth(pull: Floats, spectrum: tuple[Floats, Floats], at: int, reach: int) -> float:
+    """By how many σ a pixel lies below the reconstruction of all its neighbours; 0 if it does not.
+
+    No line, known to the model or not, takes the flux there.
+    """
+    recon, flux = spectrum
+    least = recon[at]
+    for i in range(max(at - reach, 0), min(at + reach + 1, len(recon))):
+        least = min(least, recon[i])
+    if flux[at] >= least:
+        return 0.0
+    depth: float = -pull[at] * np.float64(flux[at] - least) / np.float64(flux[at] - recon[at])
+    return depth
 
 
 @compiled

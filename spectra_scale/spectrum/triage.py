@@ -3,20 +3,23 @@
 Each kind of fault has one statistic. Its distribution in the validation split, at about the same
 S/N, gives a centre (the median) and a width (of the upper side, from its 84 and 95 % quantiles, so
 that a few per cent of broken spectra do not widen it). The strength of the evidence is the
-distance from the centre in widths.
+distance from the centre in widths. Broad-line spectra, which models reproduce worse, are compared
+with each other where there are enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
     "FAULTS",
+    "LEVEL_NAMES",
     "NONE",
+    "OWN_LEVEL",
     "RARE",
     "SHOWN",
     "VERDICTS",
@@ -55,6 +58,9 @@ _LEAST = {
 }
 #: Validation spectra in one bin of S/N: the error of a width is then under a tenth.
 _IN_BIN, _MOST_BINS = 200, 10
+OWN_LEVEL = 50
+"""Broad-line validation spectra from which they have levels of their own: the 95 % quantile of 50
+is that of 92 to 98 %, an error of a fifth."""
 
 
 def statistics_of(columns: Mapping[str, Doubles]) -> dict[str, Doubles]:
@@ -111,7 +117,7 @@ def scan_gain(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Levels:
-    """What is usual of one statistic, by S/N.
+    """What is usual of one statistic, by S/N and for broad-line spectra.
 
     Parameters
     ----------
@@ -119,41 +125,67 @@ class Levels:
         ln of the median S/N of each bin, ascending, shape (bin,).
     centre, width
         Of the statistic, shape (bin,).
+    broad
+        Centre and width of the strengths of broad-line spectra, shape (2,); (0, 1) where there
+        were too few (`OWN_LEVEL`), and the levels are of all spectra then.
     """
 
     snr: Doubles
     centre: Doubles
     width: Doubles
+    broad: Doubles
 
     @classmethod
-    def of(cls, kind: str, statistic: Doubles, snr: Doubles) -> Levels:
+    def of(cls, kind: str, statistic: Doubles, snr: Doubles, broad: Bools) -> Levels:
         """Levels of the validation split.
 
         Parameters
         ----------
         kind
             One of `FAULTS`.
-        statistic, snr
+        statistic, snr, broad
             Of each validation spectrum, shape (spectrum,); NaN is left out.
         """
         good = np.isfinite(statistic) & np.isfinite(snr) & (snr > 0)
-        least = _LEAST[kind]
         if not good.any():
-            return cls(np.zeros(1), np.zeros(1), np.full(1, np.inf))
-        x, s = statistic[good], np.log(snr[good])
-        n_bins = int(np.clip(len(x) // _IN_BIN, 1, _MOST_BINS))
-        rows = np.array_split(np.argsort(s, kind="stable"), n_bins)
-        quantiles = np.array([np.quantile(x[r], (0.5, 0.84, 0.95)) for r in rows])
-        middle, upper, far = quantiles.T
-        width = np.maximum.reduce([upper - middle, (far - middle) / 1.645, np.full(n_bins, least)])
-        return cls(np.array([np.median(s[r]) for r in rows]), middle, width)
+            return cls(np.zeros(1), np.zeros(1), np.full(1, np.inf), np.array([0.0, 1.0]))
+        apart = good & broad
+        own = OWN_LEVEL <= apart.sum() < good.sum()
+        rest = good & ~broad if own else good
+        levels = cls(*_by_snr(statistic[rest], snr[rest], _LEAST[kind]), np.array([0.0, 1.0]))
+        if not own:
+            return levels
+        # Too few for bins of S/N: how the others depend on it is taken out first.
+        centre, width = _centre_and_width(levels.strength(statistic, snr, broad)[apart])
+        # Never judged more sharply than the others: their least width is that of noise.
+        return replace(levels, broad=np.array([centre, max(width, 1.0)]))
 
-    def strength(self, statistic: Doubles, snr: Doubles) -> Doubles:
+    def strength(self, statistic: Doubles, snr: Doubles, broad: Bools) -> Doubles:
         """Distance of each spectrum from the usual, in widths; 0 where it was not measured."""
         at = np.log(np.where(snr > 0, snr, 1.0))
-        centre = np.interp(at, self.snr, self.centre)
-        width = np.interp(at, self.snr, self.width)
-        return np.nan_to_num((statistic - centre) / width, nan=0.0, posinf=0.0, neginf=0.0)
+        found = (statistic - np.interp(at, self.snr, self.centre)) / np.interp(
+            at, self.snr, self.width
+        )
+        own_centre, own_width = self.broad
+        found = np.where(broad, (found - own_centre) / own_width, found)
+        return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _by_snr(x: Doubles, snr: Doubles, least: float) -> tuple[Doubles, Doubles, Doubles]:
+    s = np.log(snr)
+    n_bins = int(np.clip(len(x) // _IN_BIN, 1, _MOST_BINS))
+    rows = np.array_split(np.argsort(s, kind="stable"), n_bins)
+    centre, width = np.array([_centre_and_width(x[r]) for r in rows]).T
+    return np.array([np.median(s[r]) for r in rows]), centre, np.maximum(width, least)
+
+
+def _centre_and_width(x: Doubles) -> tuple[float, float]:
+    middle, upper, far = np.quantile(x, (0.5, 0.84, 0.95))
+    return float(middle), float(max(upper - middle, (far - middle) / 1.645))
+
+
+LEVEL_NAMES = tuple(field.name for field in fields(Levels))
+"""Arrays of `Levels`."""
 
 
 def verdicts(

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent))
 from triage_data import make_run
 
-from spectra_scale.spectrum.triage import VERDICTS
+from spectra_scale.spectrum.classify import Label
+from spectra_scale.spectrum.triage import FAULTS, VERDICTS
 from spectra_scale.store.objects import column
 from spectra_scale.store.run import Run, open_run
 from spectra_scale.store.tables import read_table
@@ -129,7 +130,36 @@ def report(run: Run, truth: Path) -> dict[str, Any]:
                  ("pair", "first", "second", "both", "jaccard"),
                  [[pair, *values.values()] for pair, values in overlap.items()])  # fmt: skip
     found["overlap"] = overlap
+    found["split"] = _by_split(run, words, verdict)
+    found["false_alarms"] = _false_alarms(run, words, verdict)
     found["scanned"] = run.artifact("outliers").counts["scanned"]
+    return found
+
+
+def _by_split(run: Run, words: Words, verdict: Words) -> dict[str, dict[str, Any]]:
+    """Recall of each kind in either split: a model learns the faults of its training rows."""
+    splits = {"train": run.sample.training_rows(), "validation": run.sample.validation_rows()}
+    found: dict[str, dict[str, Any]] = {}
+    for kind, right in RIGHT.items():
+        hit, found[kind] = np.isin(verdict, right), {}
+        for name, rows in splits.items():
+            among = rows & (words == kind)
+            recall = _share((among & hit).sum(), among.sum())
+            found[kind] |= {name: int(among.sum()), f"recall {name}": recall}
+    columns = ("truth", *next(iter(found.values())))
+    _print_table("recall by split", columns, [[k, *v.values()] for k, v in found.items()])
+    return found
+
+
+def _false_alarms(run: Run, words: Words, verdict: Words) -> dict[str, list[int]]:
+    """Faults found in spectra that have none: of all, and of broad-line ones."""
+    broad = column(run.index, "label") == Label.BROAD_LINE
+    sound = words == "none"
+    wrong = {kind: sound & (verdict == kind) for kind in FAULTS}
+    counts = {"sound": sound} | wrong
+    found = {kind: [int(m.sum()), int((m & broad).sum())] for kind, m in counts.items()}
+    _print_table("faults found in sound spectra", ("verdict", "spectra", "broad-line"),
+                 [[kind, *values] for kind, values in found.items()])  # fmt: skip
     return found
 
 
@@ -150,7 +180,7 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as scrap:
             folder = options.keep or Path(scrap)
-            changes = {"train": {"epochs": 8}, "density": {"n_iterations": 20}}
+            changes = {"train": {"epochs": 8}, "density": {"epochs": 5}}
             run = make_run(
                 folder,
                 1500 if options.quick else options.n,

@@ -29,7 +29,7 @@ from spectra_scale.store.run import OBJECTS
 
 __all__ = ["REFERENCE", "OutliersInputs", "overlaps", "recipe", "run"]
 
-VERSION = 1
+VERSION = 2
 KIND = "outliers"
 PARTS = "parts"
 

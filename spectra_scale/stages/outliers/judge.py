@@ -15,8 +15,16 @@ from safetensors.numpy import load_file, save
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import OutliersSection
 from spectra_scale.provenance import write_bytes
+from spectra_scale.spectrum.classify import Label
 from spectra_scale.spectrum.faults import STATISTICS, Scales, ScaleSums
-from spectra_scale.spectrum.triage import FAULTS, WRONG_REDSHIFT, Levels, statistics_of
+from spectra_scale.spectrum.triage import (
+    FAULTS,
+    LEVEL_NAMES,
+    OWN_LEVEL,
+    WRONG_REDSHIFT,
+    Levels,
+    statistics_of,
+)
 from spectra_scale.stages.outliers.isolation import Cloud, fit_cloud, islands_of, knn_distances
 from spectra_scale.stages.outliers.shard import (
     SCAN_COLUMNS,
@@ -36,6 +44,8 @@ REFERENCE = "reference.safetensors"
 Columns = dict[str, NDArray[Any]]
 #: Validation spectra whose redshifts are scanned, to know what is usual.
 N_REFERENCE = 400
+#: At least so many broad-line ones among them, where these have levels of their own.
+N_BROAD = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class Facts:
     redshift: NDArray[np.float64]
     snr: NDArray[np.float64]
     survey: NDArray[np.object_]
+    broad: NDArray[np.bool_]
     training: NDArray[np.bool_]
     validation: NDArray[np.bool_]
 
@@ -131,6 +142,7 @@ class Judge:
                 facts.latents[shard.rows],
                 facts.redshift[shard.rows],
                 facts.survey[shard.rows],
+                facts.broad[shard.rows],
                 chosen[shard.rows],
             )
             for shard in self.sample.shards
@@ -166,16 +178,16 @@ class Judge:
         statistics = statistics_of(evidence)
         found: Columns = {}
         for kind in kinds:
-            names = [f"levels_{kind}_{name}" for name in ("snr", "centre", "width")]
+            names = {name: f"levels_{kind}_{name}" for name in LEVEL_NAMES}
             if not self.applied:
                 rows = self.facts.validation
                 if kind == WRONG_REDSHIFT:
                     rows = rows & self._usual()
-                levels = Levels.of(kind, statistics[kind][rows], self.facts.snr[rows])
-                arrays = (levels.snr, levels.centre, levels.width)
-                self.reference.update(zip(names, arrays, strict=True))
-            levels = Levels(*(self.reference[name] for name in names))
-            found[kind] = levels.strength(statistics[kind], self.facts.snr)
+                facts = self.facts.snr[rows], self.facts.broad[rows]
+                levels = Levels.of(kind, statistics[kind][rows], *facts)
+                self.reference.update({key: getattr(levels, n) for n, key in names.items()})
+            levels = Levels(**{name: self.reference[key] for name, key in names.items()})
+            found[kind] = levels.strength(statistics[kind], self.facts.snr, self.facts.broad)
         return found
 
     def _usual(self) -> NDArray[np.bool_]:
@@ -185,6 +197,9 @@ class Judge:
             np.flatnonzero(self.facts.validation)
         )
         chosen[rows[:N_REFERENCE]] = True
+        broad = rows[self.facts.broad[rows]]
+        if len(broad) >= OWN_LEVEL:
+            chosen[broad[:N_BROAD]] = True
         return chosen
 
     def scanned(self, evidence: Columns) -> Columns:
@@ -265,6 +280,7 @@ def _facts(inputs: OutliersInputs) -> Facts:
         redshift=column(index, "z").astype(np.float64),
         snr=column(index, "snr_median").astype(np.float64),
         survey=survey_of(column(index, "spectrum_key")),
+        broad=column(index, "label") == Label.BROAD_LINE,
         training=inputs.sample.training_rows() & usable & ours,
         validation=inputs.sample.validation_rows() & usable & ours,
     )

@@ -81,8 +81,8 @@ class Task:
         The rows.
     latents
         Shape (row, latent).
-    redshift, survey
-        Of each row.
+    redshift, survey, broad
+        Of each row; whether it is a broad-line spectrum.
     chosen
         Rows that the task is about.
     """
@@ -91,6 +91,7 @@ class Task:
     latents: Floats
     redshift: Doubles
     survey: NDArray[np.object_]
+    broad: Bools
     chosen: Bools
 
     def file(self, parts: Path, what: str) -> Path:
@@ -136,7 +137,8 @@ def add_scales(how: How, task: Task) -> ScaleSums:
             if task.chosen[part].any():
                 block = _block(how, task, part)
                 arrays = block.recon, block.flux, block.ivar
-                total = total + ScaleSums.of(*arrays, task.redshift[block.rows], grid)
+                facts = task.redshift[block.rows], task.broad[block.rows]
+                total = total + ScaleSums.of(*arrays, *facts, grid)
         return total
 
 
@@ -160,7 +162,8 @@ def _measure(scales: Scales, task: Task, block: Block, table: dict[str, Doubles]
         mine = survey == name
         rows = block.rows[mine]
         arrays = block.recon[mine], block.flux[mine], block.ivar[mine]
-        found = measure_faults(*arrays, task.redshift[rows], (scales, grid, str(name)))
+        facts = task.redshift[rows], task.broad[rows]
+        found = measure_faults(*arrays, *facts, (scales, grid, str(name)))
         for column, values in found.items():
             table[column][rows] = values
 

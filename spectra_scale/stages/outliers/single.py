@@ -14,6 +14,7 @@ from spectra_scale.spectrum.faults import Scales, measure_faults
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.triage import (
     FAULTS,
+    LEVEL_NAMES,
     NONE,
     Levels,
     evidence_in_words,
@@ -44,8 +45,8 @@ class One:
         Passes with missing pixels from the reconstruction.
     redshift, snr, p_value
         Redshift, median S/N, and p-value of the flow.
-    survey
-        First part of its key.
+    survey, broad
+        First part of its key; whether it is a broad-line spectrum.
     """
 
     flux: Floats
@@ -56,6 +57,7 @@ class One:
     snr: float
     p_value: float
     survey: str
+    broad: bool
 
 
 def judge_one(
@@ -88,7 +90,8 @@ def judge_one(
     redshift = np.array([one.redshift])
     scales = Scales(*(reference[f"scales_{name}"] for name in Scales._fields))
     how = (scales, grid, one.survey)
-    columns = measure_faults(made.reconstruction, fed.flux, fed.ivar, redshift, how)
+    broad = np.array([one.broad])
+    columns = measure_faults(made.reconstruction, fed.flux, fed.ivar, redshift, broad, how)
     scan = scan_redshifts(
         model,
         inputs,
@@ -104,7 +107,7 @@ def judge_one(
     )
     columns["other_redshift"] = (1 + redshift) * 10 ** (grid.log10_step * scan.shift) - 1
     columns["chi2_ratio"] = scan.chi2_here / scan.chi2
-    strength = _strength(reference, columns, one.snr)
+    strength = _strength(reference, columns, np.array([one.snr]), broad)
     rare = np.array([one.p_value < config.p_value])
     verdict, evidence = verdicts(strength, rare, np.array([True]), config.sigma)
     p = _knn_p_value(reference, one.latents, config.k)
@@ -123,12 +126,15 @@ def judge_one(
 
 
 def _strength(
-    reference: Mapping[str, NDArray[Any]], columns: dict[str, NDArray[np.float64]], snr: float
+    reference: Mapping[str, NDArray[Any]],
+    columns: dict[str, NDArray[np.float64]],
+    snr: NDArray[np.float64],
+    broad: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float64]]:
     found = {}
     for kind, statistic in statistics_of(columns).items():
-        names = (f"levels_{kind}_{name}" for name in ("snr", "centre", "width"))
-        found[kind] = Levels(*(reference[n] for n in names)).strength(statistic, np.array([snr]))
+        levels = Levels(**{name: reference[f"levels_{kind}_{name}"] for name in LEVEL_NAMES})
+        found[kind] = levels.strength(statistic, snr, broad)
     return found
 
 
