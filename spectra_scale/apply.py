@@ -182,7 +182,7 @@ def apply_to_file(run_path: Path, path: Path) -> Scored:
 
 def _verdict(run: Run, job: Job, spectrum: FileSpectrum, p_value: float) -> dict[str, str]:
     """What the run's triage says of it; nothing where the run has none."""
-    from spectra_scale.stages.outliers import REFERENCE
+    from spectra_scale.stages.outliers import read_reference
     from spectra_scale.stages.outliers.single import One, judge_one
 
     if not run.has("outliers"):
@@ -198,7 +198,7 @@ def _verdict(run: Run, job: Job, spectrum: FileSpectrum, p_value: float) -> dict
         survey=str(spectrum.row["spectrum_key"]).partition(":")[0],
         broad=spectrum.label == Label.BROAD_LINE,
     )
-    reference = load_file(run.folder("outliers") / REFERENCE)
+    reference = read_reference(run.folder("outliers"))
     return judge_one(reference, spectrum.model, spectrum.inputs, one, job.outliers)
 
 

@@ -22,12 +22,18 @@ from spectra_scale.config import OutliersSection, changed_settings
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.faults import STATISTICS
 from spectra_scale.spectrum.triage import FAULTS, VERDICTS, verdicts
-from spectra_scale.stages.outliers.judge import REFERENCE, Columns, Judge, OutliersInputs
+from spectra_scale.stages.outliers.judge import (
+    REFERENCE,
+    Columns,
+    Judge,
+    OutliersInputs,
+    read_reference,
+)
 from spectra_scale.store.artifact import Artifact, Recipe, begin, finish
 from spectra_scale.store.objects import write_objects
 from spectra_scale.store.run import OBJECTS
 
-__all__ = ["REFERENCE", "OutliersInputs", "overlaps", "recipe", "run"]
+__all__ = ["REFERENCE", "OutliersInputs", "overlaps", "read_reference", "recipe", "run"]
 
 VERSION = 2
 KIND = "outliers"

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from spectra_scale.compute.place import Place, Work
 from spectra_scale.config import OutliersSection
+from spectra_scale.errors import SpectraScaleError
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.classify import Label
 from spectra_scale.spectrum.faults import STATISTICS, Scales, ScaleSums
@@ -44,8 +45,28 @@ REFERENCE = "reference.safetensors"
 Columns = dict[str, NDArray[Any]]
 #: Validation spectra whose redshifts are scanned, to know what is usual.
 N_REFERENCE = 400
+
+
 #: At least so many broad-line ones among them, where these have levels of their own.
 N_BROAD = 100
+
+
+def read_reference(path: Path) -> dict[str, NDArray[Any]]:
+    """What a finished run found usual.
+
+    Raises
+    ------
+    SpectraScaleError
+        If an earlier version of this stage wrote it.
+    """
+    found: dict[str, NDArray[Any]] = load_file(path / REFERENCE)
+    if found["scales_misfit"].ndim != 2:
+        msg = (
+            f"{path / REFERENCE}: found the outliers of an earlier version, expected those of "
+            "this one. Make them anew: spectra-scale clean, then run, with that run's job."
+        )
+        raise SpectraScaleError(msg)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +142,7 @@ class Judge:
             reach=config.redshift_reach,
         )
         fitted = inputs.fitted
-        stored = {} if fitted is None else load_file(fitted.path / REFERENCE)
+        stored = {} if fitted is None else read_reference(fitted.path)
         return cls(inputs, config, place, _facts(inputs), how, stored)
 
     @property
