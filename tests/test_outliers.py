@@ -236,8 +236,19 @@ def test_other_data_are_judged_by_what_was_usual(made, judged, sample, tmp_path)
 
 
 @pytest.mark.slow
-def test_it_is_the_same_wherever_it_runs(made, judged, executor, tmp_path):
-    assert digests(run(made, tmp_path / "out", executor).path) == digests(judged.path)
+def test_it_is_the_same_wherever_it_runs(sample, made, judged, executor, tmp_path):
+    """To rounding, which on some processors depends on the number of threads of a worker."""
+    here, there = (
+        read_objects(path / "objects", sample.index)
+        for path in (judged.path, run(made, tmp_path / "out", executor).path)
+    )
+    assert here.column_names == there.column_names
+    for name in here.column_names:
+        ours, theirs = column(here, name), column(there, name)
+        if ours.dtype.kind == "f":
+            np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(theirs, ours, err_msg=name)
 
 
 @pytest.mark.parametrize(

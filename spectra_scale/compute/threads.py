@@ -21,6 +21,17 @@ def one_thread_in_workers() -> Iterator[None]:
     if alone:
         yield
         return
+    with one_thread():
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread for as long as the block lasts, wherever it runs.
+
+    On some processors the rounding of a product depends on the number of threads, so this is for
+    small products whose results must be the same bits everywhere.
+    """
     import torch
 
     before = torch.get_num_threads()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from spectra_scale.compute.threads import one_thread_in_workers
+from spectra_scale.compute.threads import one_thread
 from spectra_scale.spectrum.faults import STATISTICS, Scales, ScaleSums, measure_faults
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.spectrum.triage import scan_gain
@@ -130,7 +130,7 @@ def _block(how: How, task: Task, part: slice) -> Block:
 
 def add_scales(how: How, task: Task) -> ScaleSums:
     """Sums of a shard's chosen rows: how well the model usually does."""
-    with one_thread_in_workers():
+    with one_thread():
         grid = WavelengthGrid.rest_frame(how.load()[0].architecture.n_pixels)
         total = ScaleSums.empty(grid)
         for part in _blocks(how, task):
@@ -146,7 +146,7 @@ def measure_shard(how: How, scales: Scales, task: Task) -> int:
     """Measure the chosen rows of a shard, unless that was done; gives their number."""
     path = task.file(how.parts, "faults")
     if not path.is_file():
-        with one_thread_in_workers():
+        with one_thread():
             table = {name: np.full(task.shard.n_rows, np.nan) for name in STATISTICS}
             for part in _blocks(how, task):
                 if task.chosen[part].any():
@@ -172,7 +172,7 @@ def scan_shard(how: How, task: Task) -> int:
     """Look for other redshifts of the chosen rows, unless that was done; gives their number."""
     path = task.file(how.parts, "scan")
     if not path.is_file():
-        with one_thread_in_workers():
+        with one_thread():
             write_table(path, pa.table(_scan(how, task)))
     return int(task.chosen.sum())
 
