@@ -796,8 +796,10 @@ def test_a_release_more_rewrites_none_of_the_others_results(run, folder, tmp_pat
         for name in one.column_names:
             ours, theirs = column(one, name), column(two, name)
             if ours.dtype.kind == "f":
-                # On some processors a product's last bits depend on where its arrays lie.
-                np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3, err_msg=name)
+                # On some processors a product's last bits depend on where its arrays lie; two
+                # neighbours in rank may change places, and a rank of 93 is 0.011.
+                loose = 0.025 if "p_value" in name else 1e-3
+                np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=loose, err_msg=name)
             else:
                 np.testing.assert_array_equal(theirs, ours, err_msg=name)
     # The release itself was opened, not written.
