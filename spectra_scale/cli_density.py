@@ -68,6 +68,9 @@ def similar(
     metric: Annotated[
         str, typer.Option(help="whitened, noise (of the spectrum's own latents) or raw.")
     ] = "whitened",
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="By NN-descent: for many queries of a huge run.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Table: .fits, .parquet, .csv, .vot.", show_default=False),
@@ -83,7 +86,7 @@ def similar(
 
     if out is not None:
         check_table_file(out)
-    hood = work.Neighbourhood(open_run(run_path), work.metric_of(metric))
+    hood = work.Neighbourhood(open_run(run_path), work.metric_of(metric), approximate=approximate)
     found = hood.of(spectrum, k)
     names = ("spectrum", "distance", "z", "class", "label", "log p", "note")
     rows = [

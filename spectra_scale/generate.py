@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spectra_scale.errors import UsageError
 from spectra_scale.provenance import write_bytes
 from spectra_scale.spectrum.classify import CLASS_NAMES
-from spectra_scale.stages.density import load_flow
+from spectra_scale.stages.density import classes, load_flow
 from spectra_scale.store.objects import column, columns_of
 from spectra_scale.store.run import Run
 from spectra_scale.store.table_files import refuse_existing
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-#: The densities by class, in a run's density folder, where there are any.
-CONDITIONAL = "conditional.safetensors"
 ENDINGS = (".fits", ".npz")
 #: Spectra of a figure.
 N_SHOWN = 16
@@ -87,7 +85,7 @@ def generate_spectra(
     if n < 1:
         msg = f"found n = {n}, expected at least one spectrum."
         raise UsageError(msg)
-    _require(run)
+    run.require("train", "encode", "density")
     conditional = _conditional(run)
     draw = None
     if label is not None:
@@ -114,24 +112,10 @@ def generate_spectra(
     )
 
 
-def _require(run: Run) -> None:
-    missing = [stage for stage in ("train", "encode", "density") if not run.has(stage)]
-    if missing:
-        msg = (
-            f"{run.path} has no finished {', '.join(missing)} of its own. Run the job to its end, "
-            "or give the run that its job names in [models] from."
-        )
-        raise UsageError(msg)
-
-
 def _conditional(run: Run) -> Any:
     """The densities by class, or None if the run has none."""
-    path = run.folder("density") / CONDITIONAL
-    if not path.is_file():
-        return None
-    from importlib import import_module
-
-    return import_module("spectra_scale.stages.density.classes").load_conditional(path.parent)
+    folder = run.folder("density")
+    return classes.load_conditional(folder) if (folder / classes.CONDITIONAL).is_file() else None
 
 
 def _class_code(run: Run, label: str, conditional: Any) -> int:
@@ -140,8 +124,8 @@ def _class_code(run: Run, label: str, conditional: Any) -> int:
         raise UsageError(msg)
     if conditional is None:
         msg = (
-            f"{run.folder('density')}: found no {CONDITIONAL}, so no class can be asked for. Fit "
-            "the density with classes, or generate without --label and choose."
+            f"{run.folder('density')}: found no {classes.CONDITIONAL}, so no class can be asked "
+            "for. Fit the density with classes, or generate without --label and choose."
         )
         raise UsageError(msg)
     return CLASS_NAMES.index(label)
@@ -220,8 +204,7 @@ def write_generated(path: Path, made: GeneratedSpectra) -> None:
         "flux": made.flux, "latents": made.latents, "log_prob": made.log_prob
     }  # fmt: skip
     for name, values in made.posterior.items():
-        # As the density stage names them.
-        columns[f"posterior_{name.lower().replace('-', '_').replace(' ', '_')}"] = values
+        columns[classes.column_name(CLASS_NAMES.index(name))] = values
     sink = io.BytesIO()
     if path.suffix.lower() == ".npz":
         columns["wavelength"] = made.wavelength

@@ -108,17 +108,11 @@ class Neighbourhood:
     ) -> None:
         if approximate and metric == "noise":
             msg = (
-                "approximate=True with metric noise: found a scale for each query, expected "
+                "--approximate with --metric noise: found a scale for each query, expected "
                 "one for all. Leave one of them out."
             )
             raise UsageError(msg)
-        missing = [stage for stage in ("train", "encode", "density") if not run.has(stage)]
-        if missing:
-            msg = (
-                f"{run.path} has no finished {', '.join(missing)} of its own. Run the job to its "
-                "end, or give the run that its job names in [models] from."
-            )
-            raise UsageError(msg)
+        run.require("train", "encode", "density")
         self.run, self.metric = run, metric_of(metric)
         self._index = run.index
         self._keys = column(self._index, "spectrum_key")

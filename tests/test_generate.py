@@ -1,8 +1,5 @@
 """Generated spectra: they are what flow and decoder say, and the check can tell real from not."""
 
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from latent_builders import trained_model
@@ -17,6 +14,7 @@ from spectra_scale.models.inputs import load_encoder
 from spectra_scale.spectrum.classify import CLASS_NAMES
 from spectra_scale.spectrum.grid import WavelengthGrid
 from spectra_scale.stages.density import load_flow
+from spectra_scale.stages.density.classes import CONDITIONAL, load_conditional
 
 
 class Normal:
@@ -167,31 +165,22 @@ def test_what_cannot_be_generated_is_wrong_usage(tiny_run, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_classes_are_drawn_and_told_where_the_run_has_densities_by_class(
-    tiny_run, tmp_path, monkeypatch
-):
-    class Conditional:
-        classes = np.array([1, 6])
-
-        def sample(self, n, label, generator):
-            return generator.standard_normal((n, 5)) + label
-
-        def posterior(self, x):
-            share = 1 / (1 + np.exp(-np.asarray(x)[:, 0]))
-            return np.stack([share, 1 - share], axis=1)
-
-    run = copy_of_run(tiny_run.run, tmp_path)
-    (run.folder("density") / "conditional.safetensors").write_bytes(b"")
-    stage = SimpleNamespace(load_conditional=lambda _: Conditional())
-    monkeypatch.setitem(sys.modules, "spectra_scale.stages.density.classes", stage)
+def test_spectra_of_a_class_are_drawn_from_its_density(tiny_run, tmp_path):
+    run = tiny_run.run
     made = generate_spectra(run, 50, 2, "passive")
-    expected = np.random.default_rng(2).standard_normal((50, 5)) + CLASS_NAMES.index("passive")
+    by_class = load_conditional(run.folder("density"))
+    code = CLASS_NAMES.index("passive")
+    expected = by_class.sample(50, code, np.random.default_rng(2))
     np.testing.assert_array_equal(made.latents, expected)
-    assert list(made.posterior) == ["star-forming", "passive"]
+    assert list(made.posterior) == list(CLASS_NAMES[1:])
     np.testing.assert_allclose(sum(made.posterior.values()), 1.0)
     # The density that scores is that of all classes.
     flow, _ = load_flow(run.folder("density"))
     np.testing.assert_array_equal(made.log_prob, flow.log_prob(expected))
+    bare = copy_of_run(run, tmp_path)
+    (bare.folder("density") / CONDITIONAL).unlink()
+    with pytest.raises(UsageError, match="no class can be asked for"):
+        generate_spectra(bare, 5, 2, "passive")
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spectra_scale.errors import SpectraScaleError
+from spectra_scale.models.density import Density
 from spectra_scale.models.neighbours import knn
 from spectra_scale.spectrum.indices import balmer_break, d4000n, halpha_nii_ew, hdelta_a
 
@@ -37,20 +38,6 @@ MAX_ROWS = 4000
 MIN_ROWS = 50
 _PERMUTATIONS = 500
 _FOLDS = 5
-
-
-class Density(Protocol):
-    """What is needed of a density of latents; `spectra_scale.models.gis.GIS` is one."""
-
-    @property
-    def n_dimensions(self) -> int:
-        """Dimension D of the latents."""
-
-    def sample(self, n: int, generator: np.random.Generator) -> Floats:
-        """Draw n rows, shape (n, D)."""
-
-    def log_prob(self, x: ArrayLike) -> Floats:
-        """Log-density of rows, shape (n,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

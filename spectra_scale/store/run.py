@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from spectra_scale.errors import UsageError
 from spectra_scale.store.artifact import MANIFEST, Artifact, open_artifact
 from spectra_scale.store.objects import KEYS, read_objects
 from spectra_scale.store.sample import Sample, open_sample
@@ -49,6 +50,22 @@ class Run:
     def has(self, stage: str) -> bool:
         """Whether a stage is finished."""
         return (self.folder(stage) / MANIFEST).is_file()
+
+    def require(self, *stages: str) -> None:
+        """Refuse a run that lacks a stage of its own.
+
+        Raises
+        ------
+        UsageError
+            Naming what is missing.
+        """
+        missing = [stage for stage in stages if not self.has(stage)]
+        if missing:
+            msg = (
+                f"{self.path} has no finished {', '.join(missing)} of its own. Run the job to its "
+                "end, or give the run that its job names in [models] from."
+            )
+            raise UsageError(msg)
 
     def artifact(self, stage: str) -> Artifact:
         """A finished stage.

@@ -9,6 +9,7 @@ to the nearest training objects, and small islands of the map.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = ["REFERENCE", "OutliersInputs", "overlaps", "read_reference", "recipe"
 
 VERSION = 2
 KIND = "outliers"
+log = logging.getLogger(__name__)
 PARTS = "parts"
 
 
@@ -77,6 +79,9 @@ def run(
     evidence |= judge.scanned(evidence)
     strength = judge.strengths(evidence, FAULTS)
     outlier = facts.p_value < config.p_value
+    if not outlier.any():
+        # With n validation spectra the least p-value is 1 / (n + 1).
+        log.warning("no outliers: no p-value is below %g", config.p_value)
     verdict, sigma = verdicts(strength, outlier, facts.usable, config.sigma)
     columns: Columns = {"outlier": outlier, "verdict": verdict, "evidence": sigma}
     columns |= judge.distances(out / REFERENCE)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
+#: Distance in whitened latents below which two spectra are one: rounding, not noise.
+OWN = 1e-4
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class One:
     """A spectrum as the sample would hold it, and what the models said of it.
@@ -144,5 +148,9 @@ def _knn_p_value(reference: Mapping[str, NDArray[Any]], latents: Floats, k: int)
 
     mean, axes, rows = (reference[f"cloud_{name}"] for name in ("mean", "axes", "rows"))
     white = Cloud(mean, axes, rows, np.empty(0, np.int64)).whiten(latents)
-    _, distance = ExactIndex(rows).query(white, min(k, len(rows)))
-    return float(p_value(-distance[:, -1].astype(np.float64), -reference["knn_validation"])[0])
+    k = min(k, len(rows) - 1)
+    _, distance = ExactIndex(rows).query(white, k + 1)
+    # A spectrum of the training split is its own nearest neighbour, and is not counted.
+    own = distance[:, 0] < OWN
+    chosen = np.where(own, distance[:, k], distance[:, k - 1]).astype(np.float64)
+    return float(p_value(-chosen, -reference["knn_validation"])[0])

@@ -23,7 +23,7 @@ from spectra_scale.store.tables import read_table
 from spectra_scale.surveys.release import Release
 
 if TYPE_CHECKING:
-    from spectra_scale.models.generate import Density
+    from spectra_scale.models.density import Density
 
 #: Spectra shown in figures 12 and 13.
 N_SHOWN = 16
